@@ -1,0 +1,84 @@
+"""What was counted: the frozen snapshots of ``handler.stats()``, and a lock-free counter."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStats:
+    """The counts of one endpoint, in deliveries.
+
+    At any moment ``received == delivered + dead + sum(dropped.values()) + pending``.
+
+    state: ``closed`` (the circuit: all is well), ``open`` (failing, one probe at a time) or ``off``
+    (it answered 410: switched off until the endpoints are updated).
+    retried: attempts that failed and were put off. queued: waiting for their turn. waiting: for
+    the time of their retry. failures_in_row: attempts that failed since the last success.
+    """
+
+    state: str
+    received: int
+    delivered: int
+    retried: int
+    dead: int
+    dropped: Mapping[str, int]
+    queued: int
+    in_flight: int
+    waiting: int
+    failures_in_row: int
+
+    @property
+    def pending(self) -> int:
+        """Deliveries that have neither ended nor been dropped."""
+        return self.queued + self.in_flight + self.waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The counts of a handler: the sums over its endpoints and what had not reached any yet.
+
+    Counts are deliveries: one event for two endpoints is two. An event that is still in the queue
+    of the handler, or was dropped there, counts as one. At any moment
+    ``received == delivered + dead + sum(dropped.values()) + pending``.
+    """
+
+    received: int
+    delivered: int
+    retried: int
+    dead: int
+    dropped: Mapping[str, int]
+    queued: int
+    in_flight: int
+    waiting: int
+    endpoints: Mapping[str, EndpointStats]
+
+    @property
+    def pending(self) -> int:
+        """Events and deliveries that have neither ended nor been dropped."""
+        return self.queued + self.in_flight + self.waiting
+
+
+class Tally:
+    """A counter that any thread may count up without a lock.
+
+    ``next()`` of an ``itertools.count`` is one step for the interpreter; reading it is a step of
+    its own, so the number of reads is taken off.
+    """
+
+    __slots__ = ("_lock", "_reads", "add")
+
+    def __init__(self) -> None:
+        self.add = itertools.count().__next__
+        self._reads = 0
+        self._lock = threading.Lock()
+
+    def value(self) -> int:
+        """How often ``add`` was called."""
+        with self._lock:
+            counted = self.add() - self._reads
+            self._reads += 1
+            return counted
