@@ -1,0 +1,102 @@
+"""How requests are signed: one file for each scheme, found here by name; and `verify`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cubehook.errors import VerificationError
+from cubehook.signing._scheme import Scheme
+from cubehook.signing.cube import CubeScheme
+
+__all__ = ["Scheme", "find", "known", "verify"]
+
+_SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (CubeScheme(),)}
+
+
+def known() -> tuple[str, ...]:
+    """The names of all schemes."""
+    return tuple(_SCHEMES)
+
+
+def find(name: str) -> Scheme:
+    """The scheme of that name; KeyError where there is none."""
+    return _SCHEMES[name]
+
+
+def verify(
+    body: bytes,
+    headers: Mapping[str, Any] | Iterable[tuple[str, Any]],
+    secret: str | bytes | Iterable[str | bytes],
+    *,
+    tolerance: float = 300,
+    scheme: str | None = None,
+) -> dict[str, Any]:
+    """Check a received webhook and return its parsed body.
+
+    body: the raw bytes as received; a body parsed and written again will not match.
+    headers: any mapping or pairs of names and values; names in any case, values str or bytes.
+    secret: the secret, or several while one is being replaced.
+    tolerance: how far the signed timestamp may be from now, in seconds, either way.
+    scheme: the scheme's name; None: the one whose signature header is there.
+
+    Raises `VerificationError`, and nothing else, for everything that is wrong: a signature that
+    does not match, a stale or future timestamp, anything malformed, no usable secret.
+    """
+    try:
+        raw = bytes(body)
+        lowered = _lowered(headers)
+        chosen = _choose(scheme, lowered)
+        chosen.check(lowered, raw, _keys(chosen, secret), time.time(), float(tolerance))
+        payload = json.loads(raw.decode("utf-8"))
+    except VerificationError:
+        raise
+    except Exception as error:
+        # Whatever a hostile request trips over is a request refused; its text may hold values.
+        raise VerificationError(f"malformed request ({type(error).__name__})") from None
+    if not isinstance(payload, dict):
+        raise VerificationError("the body is not a JSON object")
+    return payload
+
+
+def _lowered(headers: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dict[str, str]:
+    items = headers.items() if isinstance(headers, Mapping) else _pairs(headers)
+    lowered: dict[str, str] = {}
+    for name, value in items:
+        key = _text(name).lower()
+        # A repeated header is one list (RFC 9110 §5.3); where a list makes no sense, such as in a
+        # timestamp, it is malformed then.
+        lowered[key] = f"{lowered[key]}, {_text(value)}" if key in lowered else _text(value)
+    return lowered
+
+
+def _pairs(headers: Any) -> Iterable[tuple[Any, Any]]:
+    # email.message.Message (http.server) has items() and is no Mapping.
+    pairs: Iterable[tuple[Any, Any]] = headers.items() if hasattr(headers, "items") else headers
+    return pairs
+
+
+def _text(value: object) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def _choose(name: str | None, headers: Mapping[str, str]) -> Scheme:
+    if name is not None:
+        if name not in _SCHEMES:
+            raise VerificationError("unknown scheme")
+        return _SCHEMES[name]
+    for scheme in _SCHEMES.values():
+        if scheme.claims(headers):
+            return scheme
+    raise VerificationError("no signature header")
+
+
+def _keys(scheme: Scheme, secret: str | bytes | Iterable[str | bytes]) -> list[bytes]:
+    secrets = [secret] if isinstance(secret, str | bytes) else list(secret)
+    texts = [one.decode("utf-8") if isinstance(one, bytes) else str(one) for one in secrets]
+    if not texts or not all(texts):
+        # An empty key verifies what anybody can sign.
+        raise VerificationError("no usable secret")
+    return [scheme.key(text) for text in texts]
