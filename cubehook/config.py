@@ -1,0 +1,196 @@
+"""From what an operator wrote to validated endpoints and settings, or to one `ConfigError`.
+
+Endpoints come as a list of mappings (YAML, JSON, keyword arguments), from the environment, or from
+a file; every problem names the endpoint and the key, never a value.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cubehook import checks
+from cubehook import endpoint as endpoints_
+from cubehook.endpoint import DELIVERY_CHECKS, Endpoint
+from cubehook.errors import ConfigError
+
+ENDPOINTS_VARIABLE = "CUBE_API_WEBHOOK_ENDPOINTS"
+MAX_PAYLOAD_CEILING = 1_048_576
+
+_MAX_FILE_BYTES = 16 * 1_048_576
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a handler is told apart from its endpoints. Times are seconds, sizes bytes.
+
+    queue_capacity: events waiting for the listener, and deliveries of one endpoint's backlog.
+    max_concurrency: worker threads, started as needed.
+    max_payload_bytes: longest body; an event over it is dropped.
+    flush_timeout: the longest that ``flush`` and ``close`` wait when not told otherwise.
+    redact, keep: names that are removed, or kept, beside what the rules say.
+    The others are the defaults of the endpoints.
+    """
+
+    queue_capacity: int = 1024
+    max_concurrency: int = 32
+    max_payload_bytes: int = 262_144
+    timeout: float = 10.0
+    connect_timeout: float = 5.0
+    max_retries: int = 10
+    backoff_initial: float = 1.0
+    backoff_max: float = 3600.0
+    flush_timeout: float = 5.0
+    redact: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+
+SETTING_CHECKS: dict[str, checks.Check] = {
+    "queue_capacity": checks.whole(1, 10_000_000),
+    "max_payload_bytes": checks.whole(1, MAX_PAYLOAD_CEILING),
+    "flush_timeout": checks.seconds,
+    "redact": checks.strings,
+    "keep": checks.strings,
+    **DELIVERY_CHECKS,
+}
+"""What each key of a handler takes, beside ``endpoints``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A configuration that can be used: every endpoint has a name and all its settings."""
+
+    settings: Settings
+    endpoints: tuple[Endpoint, ...]
+
+
+def load(endpoints: object = None, options: Mapping[str, object] | None = None) -> Config:
+    """The configuration that ``endpoints`` and the handler's ``options`` amount to.
+
+    endpoints: a list of mappings or `Endpoint` objects; ``file:PATH`` (JSON) or ``env:NAME``; None:
+    read from ``CUBE_API_WEBHOOK_ENDPOINTS``, and no endpoints where that is unset or empty.
+
+    Raises `ConfigError` listing every problem at once.
+    """
+    problems: list[str] = []
+    values = checks.run(SETTING_CHECKS, options or {}, "", problems)
+    settings = Settings(**values)
+    if settings.backoff_initial > settings.backoff_max:
+        problems.append("backoff_initial: must not be greater than backoff_max")
+    loaded = load_endpoints(endpoints, settings, problems)
+    if problems:
+        raise ConfigError(problems)
+    return Config(settings, loaded)
+
+
+def load_endpoints(
+    endpoints: object, settings: Settings, problems: list[str] | None = None
+) -> tuple[Endpoint, ...]:
+    """The endpoints alone, with the settings they leave to the handler filled in.
+
+    Raises `ConfigError`, unless ``problems`` is there to take what is wrong.
+    """
+    found: list[str] = []
+    given = _given(endpoints, found)
+    # A copy: ConvertingDict (logging.config) looks into every value it hands out.
+    items = [dict(item) if isinstance(item, Mapping) else item for item in given]
+    loaded = [_endpoint(item, index, settings, found) for index, item in enumerate(items)]
+    found += _duplicates(items)
+    if problems is not None:
+        problems += found
+    elif found:
+        raise ConfigError(found)
+    return tuple(one for one in loaded if one is not None)
+
+
+def _given(endpoints: object, problems: list[str]) -> list[Any]:
+    if endpoints is None:
+        return _parsed(os.environ.get(ENDPOINTS_VARIABLE, ""), ENDPOINTS_VARIABLE, problems)
+    if isinstance(endpoints, str):
+        return _referenced(endpoints, problems)
+    if not checks.is_list(endpoints):
+        problems.append(f"endpoints: must be a list, not {checks.kind(endpoints)}")
+        return []
+    return list(endpoints)  # type: ignore[call-overload,no-any-return]
+
+
+def _referenced(reference: str, problems: list[str]) -> list[Any]:
+    kind, _, name = reference.partition(":")
+    if kind == "env" and name in os.environ:
+        return _parsed(os.environ[name], "endpoints", problems)
+    if kind == "env":
+        problems.append("endpoints: names an environment variable that is not set")
+    elif kind == "file":
+        try:
+            with open(name, encoding="utf-8") as file:
+                return _parsed(file.read(_MAX_FILE_BYTES), "endpoints", problems)
+        except (OSError, ValueError) as error:
+            why = type(error).__name__
+            problems.append(f"endpoints: names a file that cannot be read ({why})")
+    else:
+        problems.append("endpoints: must be a list, or file:PATH, or env:NAME")
+    return []
+
+
+def _parsed(text: str, place: str, problems: list[str]) -> list[Any]:
+    if not text.strip():
+        return []  # an empty variable is how shells and Compose files write "unset"
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        problems.append(f"{place}: is not JSON (line {error.lineno}, column {error.colno})")
+        return []
+    except (ValueError, RecursionError):
+        problems.append(f"{place}: is not JSON that can be read")
+        return []
+    if isinstance(value, list):
+        return value
+    problems.append(f"{place}: must be a JSON array, not {checks.kind(value)}")
+    return []
+
+
+def _endpoint(item: object, index: int, settings: Settings, problems: list[str]) -> Endpoint | None:
+    if isinstance(item, Endpoint):
+        given = {name: value for name, value in _as_given(item).items() if value is not None}
+    elif isinstance(item, Mapping):
+        given = dict(item)
+    else:
+        problems.append(f"endpoints[{index}]: must be a mapping, not {checks.kind(item)}")
+        return None
+    where = endpoints_.place(given, index)
+    before = len(problems)
+    own = {"backoff_initial", "backoff_max"} & given.keys()
+    defaults = {
+        key: getattr(settings, key)
+        for key in DELIVERY_CHECKS
+        # The handler's backoff is judged once, with the handler, not with each endpoint.
+        if own or not key.startswith("backoff")
+    }
+    values = endpoints_.inspect(defaults | given, where, problems)
+    if len(problems) > before:
+        return None
+    filled = {key: getattr(settings, key) for key in DELIVERY_CHECKS} | values
+    return Endpoint(**({"name": f"endpoint-{index}"} | filled))
+
+
+def _as_given(endpoint: Endpoint) -> dict[str, Any]:
+    given = {item.name: getattr(endpoint, item.name) for item in fields(endpoint)}
+    return {key: value for key, value in given.items() if value not in ("", ())}
+
+
+def _duplicates(items: list[Any]) -> list[str]:
+    names = [
+        (item.name if isinstance(item, Endpoint) else item.get("name")) or f"endpoint-{index}"
+        for index, item in enumerate(items)
+        if isinstance(item, Endpoint | dict)
+    ]
+    counted = Counter(name for name in names if isinstance(name, str))
+    return [
+        f"{endpoints_.place({'name': name}) or 'endpoints: '}name: is given {count} times"
+        for name, count in counted.items()
+        if count > 1
+    ]

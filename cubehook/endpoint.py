@@ -1,0 +1,293 @@
+"""One receiver of webhooks: `Endpoint`, validated when made, immutable, silent on its secrets."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any
+
+from urllib3.exceptions import LocationParseError
+from urllib3.util import Url, parse_url
+
+from cubehook import checks, formats, signing
+from cubehook.addresses import AddressPolicy, literal_address
+from cubehook.errors import ConfigError
+from cubehook.event import LIFECYCLE_EVENTS, is_event_name
+from cubehook.secret import Secret
+
+MAX_NAME_LENGTH = 64
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # token, RFC 9110 §5.6.2
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # field-value, RFC 9110 §5.5
+_UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
+# Written by cubehook for each request; a configured value would break or forge them.
+_OWN_HEADERS = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade"),
+        *("content-encoding", "content-length", "content-type", "transfer-encoding"),
+        *("expect", "host", "proxy-authorization"),
+    }
+)
+_OWN_HEADER_PREFIXES = ("x-cube-webhook-", "webhook-", "x-hub-", "x-github-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where events go, which of them, and how they are signed and written.
+
+    url: ``https`` URL; plain ``http`` needs ``allow_private_urls`` or ``allow_insecure_http``.
+    name: names the endpoint in logs and stats; the handler gives ``endpoint-<index>`` otherwise.
+    events: exact names, ``prefix.*``, or ``*`` alone.
+    secret: a literal, ``env:NAME``, ``file:PATH``, or a list of them: the first signs first.
+    scheme: one or more names of signature schemes. format: a format's name or a dotted path.
+    ordered: events with the same key arrive in the order they were logged.
+    headers: sent with every request, beside cubehook's own.
+    timeout, connect_timeout, backoff_initial, backoff_max: seconds; None: the handler's.
+    max_retries, max_concurrency: None: the handler's.
+
+    Raises `ConfigError` listing every problem at once.
+    """
+
+    url: str = field(repr=False)
+    name: str = ""
+    events: Sequence[str] = LIFECYCLE_EVENTS
+    secret: str | Sequence[str] | Sequence[Secret] = field(default=(), repr=False)
+    scheme: str | Sequence[str] = "cube"
+    format: str = "cube"
+    enabled: bool = True
+    allow_private_urls: bool = False
+    allow_insecure_http: bool = False
+    ordered: bool = True
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    timeout: float | None = None
+    connect_timeout: float | None = None
+    max_retries: int | None = None
+    backoff_initial: float | None = None
+    backoff_max: float | None = None
+    max_concurrency: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {
+            item.name: value
+            for item in fields(self)
+            # What stands at its default needs no check, and None is the default of the limits.
+            if (value := getattr(self, item.name)) is not None and value is not item.default
+        }
+        problems: list[str] = []
+        for key, value in inspect(given, place(given), problems).items():
+            object.__setattr__(self, key, value)
+        if isinstance(self.scheme, str):
+            object.__setattr__(self, "scheme", (self.scheme,))
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """The secrets, the one that signs first before those being rotated out."""
+        return self.secret  # type: ignore[return-value]  # normalised in __post_init__
+
+    @property
+    def schemes(self) -> tuple[str, ...]:
+        """The names of the signature schemes."""
+        return self.scheme  # type: ignore[return-value]  # normalised in __post_init__
+
+    @property
+    def location(self) -> Url:
+        """The URL in its parts: the one parser's reading that is checked and connected to."""
+        return parse_url(self.url)
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.location.scheme == "https"
+
+    @property
+    def addresses(self) -> AddressPolicy:
+        """Which addresses a delivery may connect to."""
+        return AddressPolicy(
+            allow_private=self.allow_private_urls, allow_insecure_http=self.allow_insecure_http
+        )
+
+    def subscribes(self, event: str) -> bool:
+        """Whether events of this name are sent here."""
+        return self.enabled and any(_matches(pattern, event) for pattern in self.events)
+
+
+def place(given: Mapping[Any, object], index: int | None = None) -> str:
+    """What to put before a problem: the endpoint's name, or its place in the list, or nothing."""
+    name = given.get("name")
+    if isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH and name.isprintable():
+        return f"endpoint {name!r}: "
+    return "" if index is None else f"endpoints[{index}]: "
+
+
+def inspect(given: Mapping[Any, object], where: str, problems: list[str]) -> dict[str, Any]:
+    """The normalised values of an endpoint's keys; ``problems`` gets what is wrong with them."""
+    values = checks.run(CHECKS, given, where, problems)
+    if "url" not in given:
+        problems.append(f"{where}url: is missing")
+    problems += (where + problem for problem in _across(values))
+    return values
+
+
+def _matches(pattern: str, event: str) -> bool:
+    if pattern.endswith("*"):
+        return event.startswith(pattern[:-1])
+    return event == pattern
+
+
+def _url(value: object) -> str:
+    text = checks.string(value)
+    if _UNSAFE_IN_URL.search(text):
+        raise ValueError("must not hold spaces, control characters or backslashes")
+    try:
+        parts = parse_url(text)
+    except LocationParseError:
+        raise ValueError("is not a valid URL") from None
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("must begin with https:// or http://")
+    if not parts.host:
+        raise ValueError("has no host")
+    if parts.auth is not None:
+        raise ValueError("must not hold a user name or password")
+    if parts.fragment is not None:
+        raise ValueError("must not hold a fragment (#…)")
+    if parts.port == 0:
+        raise ValueError("has port 0")
+    return text
+
+
+def _name(value: object) -> str:
+    text = checks.string(value)
+    if len(text) > MAX_NAME_LENGTH or not text.isprintable():
+        raise ValueError(f"must be printable and at most {MAX_NAME_LENGTH} characters")
+    return text
+
+
+def _events(value: object) -> tuple[str, ...]:
+    patterns = checks.strings(value)
+    if not patterns:
+        raise ValueError("must name at least one event (enabled: false switches an endpoint off)")
+    for pattern in patterns:
+        stem = pattern[:-2] if pattern.endswith(".*") else pattern
+        if pattern != "*" and not is_event_name(stem):
+            raise ValueError("must hold dotted event names, 'prefix.*' or '*'")
+    if "*" in patterns and len(patterns) > 1:
+        raise ValueError("'*' takes every event and cannot stand beside other names")
+    return patterns
+
+
+def _secret(value: object) -> tuple[Secret, ...]:
+    sources = [value] if isinstance(value, str) else value
+    if not checks.is_list(sources):
+        raise ValueError(f"must be a string or a list of strings, not {checks.kind(value)}")
+    secrets = tuple(_one_secret(source) for source in sources)  # type: ignore[attr-defined]
+    if not secrets:
+        raise ValueError("is empty")
+    return secrets
+
+
+def _one_secret(source: object) -> Secret:
+    if isinstance(source, Secret):
+        return source
+    if not isinstance(source, str):
+        raise ValueError("must hold strings only")
+    return Secret.read(source)
+
+
+def _scheme(value: object) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else checks.strings(value)
+    if not names:
+        raise ValueError("must name at least one scheme")
+    if not set(names) <= set(signing.known()):
+        raise ValueError(f"must be one or more of: {', '.join(signing.known())}")
+    return names
+
+
+def _format(value: object) -> str:
+    text = checks.string(value)
+    try:
+        formats.find(text)
+    except LookupError as error:
+        known = ", ".join(formats.known())
+        raise ValueError(f"{error.args[0]}; known are {known}, or a dotted path") from None
+    return text
+
+
+def _headers(value: object) -> Mapping[str, str]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must be a mapping of names to values, not {checks.kind(value)}")
+    for name, text in value.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise ValueError("holds a name that is not a header name")
+        if not isinstance(text, str) or not _HEADER_VALUE.fullmatch(text):
+            raise ValueError(f"the value of {name!r} must be a string of one line, in latin-1")
+        lowered = name.lower()
+        if lowered in _OWN_HEADERS or lowered.startswith(_OWN_HEADER_PREFIXES):
+            raise ValueError(f"{name!r} is written by cubehook itself")
+    return MappingProxyType(dict(value))
+
+
+def _across(values: Mapping[str, Any]) -> Iterator[str]:
+    """The problems that lie between keys, each of which is right by itself."""
+    if values.get("backoff_initial", 0.0) > values.get("backoff_max", math.inf):
+        yield "backoff_initial: must not be greater than backoff_max"
+    if "url" in values:
+        yield from _address_problems(values)
+    for name in values.get("scheme", ("cube",)):
+        yield from (f"secret: {problem}" for problem in _refused(name, values.get("secret", ())))
+
+
+def _address_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    location = parse_url(values["url"])
+    policy = AddressPolicy(
+        allow_private=values.get("allow_private_urls", False),
+        allow_insecure_http=values.get("allow_insecure_http", False),
+    )
+    secure = location.scheme == "https"
+    if not (secure or policy.allow_private or policy.allow_insecure_http):
+        yield "url: plain http needs allow_private_urls or allow_insecure_http"
+    elif literal := literal_address(location.host or ""):
+        refusal = policy.refusal(literal, secure=secure)
+        if refusal:
+            yield f"url: {refusal}"
+
+
+def _refused(scheme: str, secrets: Sequence[Secret]) -> list[str]:
+    problems = []
+    for secret in secrets:
+        try:
+            signing.find(scheme).key(secret.value)
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
+
+
+DELIVERY_CHECKS: dict[str, checks.Check] = {
+    "timeout": checks.seconds,
+    "connect_timeout": checks.seconds,
+    "max_retries": checks.whole(0, 1000),
+    "backoff_initial": checks.seconds,
+    "backoff_max": checks.seconds,
+    "max_concurrency": checks.whole(1, 1024),
+}
+"""The delivery settings: the handler's are the defaults of every endpoint."""
+
+CHECKS: dict[str, checks.Check] = {
+    "url": _url,
+    "name": _name,
+    "events": _events,
+    "secret": _secret,
+    "scheme": _scheme,
+    "format": _format,
+    "enabled": checks.flag,
+    "allow_private_urls": checks.flag,
+    "allow_insecure_http": checks.flag,
+    "ordered": checks.flag,
+    "headers": _headers,
+    **DELIVERY_CHECKS,
+}
+"""What each key of an endpoint takes."""

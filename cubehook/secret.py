@@ -1,0 +1,54 @@
+"""A signing secret and where it comes from: a literal, ``env:NAME`` or ``file:PATH``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+_MAX_FILE_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret as configured, and its value as it was when it was read.
+
+    Neither is shown: the source of a literal is the secret itself.
+    """
+
+    source: str = field(repr=False)
+    value: str = field(repr=False)
+
+    @classmethod
+    def read(cls, source: str) -> Secret:
+        """The secret that ``source`` names. Raises ValueError, without any value in its text."""
+        value = _read(source)
+        if not value:
+            raise ValueError("is empty")
+        return cls(source, value)
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+
+def _read(source: str) -> str:
+    kind, _, place = source.partition(":")
+    if kind == "env":
+        try:
+            return os.environ[place]
+        except KeyError:
+            raise ValueError("names an environment variable that is not set") from None
+    if kind == "file":
+        return _read_file(place)
+    return source
+
+
+def _read_file(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(_MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
+        raise ValueError(f"names a file that cannot be read ({type(error).__name__})") from None
+    if len(text) > _MAX_FILE_BYTES:
+        raise ValueError(f"names a file of over {_MAX_FILE_BYTES} bytes")
+    # Editors and `echo` end a file with a line end that is not part of the secret.
+    return text.rstrip("\r\n")
