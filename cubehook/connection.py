@@ -1,0 +1,172 @@
+"""Connections that go only where they may, and end when they must: urllib3's, with two guards.
+
+The address guard vets every address that a name resolves to and connects to a vetted one, so that
+there is no gap between the check and the use. The deadline is kept by the sockets: each operation
+gets the time that is left, so a drip of bytes cannot stretch it.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import ssl
+import time
+from typing import Any
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from cubehook.addresses import AddressPolicy
+from cubehook.errors import CubehookError
+
+
+class AddressRefusedError(CubehookError):
+    """The address guard does not let the connection be made. ``reason`` is a fixed phrase."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class ConnectTimeoutError(TimeoutError):
+    """No connection in the time for connecting."""
+
+
+class _Deadline:
+    """Mixin of sockets: every operation ends at ``deadline`` (monotonic seconds)."""
+
+    deadline: float = math.inf
+
+    def _arm(self: Any) -> None:
+        if self.deadline == math.inf:
+            return
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self.settimeout(left)
+
+
+class DeadlineSocket(_Deadline, socket.socket):
+    """A plain socket with a deadline. ``sendall`` treats a timeout as a total already."""
+
+    def recv_into(self, *args: Any, **kw: Any) -> int:
+        """As ``socket.recv_into``."""
+        self._arm()
+        return super().recv_into(*args, **kw)
+
+    def sendall(self, *args: Any, **kw: Any) -> None:
+        """As ``socket.sendall``."""
+        self._arm()
+        super().sendall(*args, **kw)
+
+
+class DeadlineTLSSocket(_Deadline, ssl.SSLSocket):
+    """A TLS socket with a deadline; its ``sendall`` goes through ``send``."""
+
+    def recv_into(self, *args: Any, **kw: Any) -> int:
+        """As ``ssl.SSLSocket.recv_into``."""
+        self._arm()
+        return super().recv_into(*args, **kw)
+
+    def send(self, *args: Any, **kw: Any) -> int:
+        """As ``ssl.SSLSocket.send``."""
+        self._arm()
+        return super().send(*args, **kw)
+
+
+class _Guarded:
+    """Mixin of urllib3 connections: the guard at connect, the deadline on the socket."""
+
+    guard: AddressPolicy
+    secure: bool
+    deadline: float = math.inf
+
+    def arm(self: Any, deadline: float) -> None:
+        """Everything up to the end of the next answer has to be over at ``deadline``."""
+        self.deadline = deadline
+        if self.sock is not None:
+            self.sock.deadline = deadline
+
+    def connect(self: Any) -> None:
+        """Connect, with TLS where the URL says so."""
+        super().connect()  # type: ignore[misc]
+        self.sock.deadline = self.deadline
+
+    def _new_conn(self: Any) -> socket.socket:
+        """A connected socket. urllib3 leaves this to subclasses; it wraps TLS around it after."""
+        started = time.monotonic()
+        ends = min(self.deadline, started + (self.timeout or math.inf))
+        found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
+        for *_, target in found:
+            refusal = self.guard.refusal(str(target[0]), secure=self.secure)
+            # One refused address refuses the name: an attacker's answer mixes both kinds.
+            if refusal is not None:
+                raise AddressRefusedError(refusal)
+        error: OSError = socket.gaierror("no addresses")
+        for family, kind, protocol, _, target in found:
+            try:
+                return _connected(family, kind, protocol, target, ends)
+            except OSError as failed:
+                error = failed
+        raise error
+
+
+class GuardedHTTPConnection(_Guarded, HTTPConnection):
+    """Plain HTTP."""
+
+    secure = False
+
+
+class GuardedHTTPSConnection(_Guarded, HTTPSConnection):
+    """HTTP over TLS."""
+
+    secure = True
+
+
+class _GuardedPool:
+    """Mixin of urllib3 pools: hands the guard and each attempt's deadline to the connections."""
+
+    def __init__(self, *args: Any, guard: AddressPolicy, **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        self._guard = guard
+
+    def _new_conn(self) -> Any:
+        connection = super()._new_conn()  # type: ignore[misc]
+        connection.guard = self._guard
+        return connection
+
+    def _make_request(self, conn: Any, *args: Any, **kw: Any) -> Any:
+        conn.arm(kw["timeout"].deadline)
+        return super()._make_request(conn, *args, **kw)  # type: ignore[misc]
+
+
+class GuardedHTTPConnectionPool(_GuardedPool, HTTPConnectionPool):
+    """A pool of plain connections to one host."""
+
+    ConnectionCls = GuardedHTTPConnection
+
+
+class GuardedHTTPSConnectionPool(_GuardedPool, HTTPSConnectionPool):
+    """A pool of TLS connections to one host."""
+
+    ConnectionCls = GuardedHTTPSConnection
+
+
+def _connected(family: int, kind: int, protocol: int, target: Any, ends: float) -> DeadlineSocket:
+    left = ends - time.monotonic()
+    if left <= 0:
+        raise ConnectTimeoutError
+    sock = DeadlineSocket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(left)
+        sock.connect(target)
+        # What follows in connecting, the TLS handshake, has the rest of the time.
+        sock.settimeout(max(ends - time.monotonic(), 0.001))
+    except TimeoutError:
+        sock.close()
+        raise ConnectTimeoutError from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
