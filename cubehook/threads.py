@@ -1,0 +1,69 @@
+"""The threads that are cubehook's own, and what is held back of what they log.
+
+What is logged from an own thread is never an event, or a handler would feed itself. And urllib3
+logs URLs (its debug lines have the path, a warning on malformed headers the whole URL), which may
+hold tokens: such records are held back while the thread works for cubehook.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_own: set[int] = set()
+
+
+def is_own() -> bool:
+    """Whether the calling thread works for cubehook."""
+    return threading.get_ident() in _own
+
+
+@contextmanager
+def own() -> Iterator[None]:
+    """The calling thread works for cubehook in this block."""
+    ident = threading.get_ident()
+    nested = ident in _own
+    _own.add(ident)
+    try:
+        yield
+    finally:
+        if not nested:
+            _own.discard(ident)
+
+
+def start(name: str, target: Callable[[], None]) -> threading.Thread:
+    """Run ``target`` in a new daemon thread.
+
+    Raises RuntimeError where none can be started (Python 3.12+: when the interpreter shuts down).
+    """
+
+    def run() -> None:
+        with own():
+            target()
+
+    thread = threading.Thread(target=run, name=f"cubehook-{name}", daemon=True)
+    thread.start()
+    return thread
+
+
+def forget_all() -> None:
+    """After a fork: the child has none of the parent's threads."""
+    _own.clear()
+
+
+class _NamesNoUrl(logging.Filter):
+    """Lets nothing through that urllib3 logs in an own thread."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not is_own()
+
+
+def _silence() -> None:
+    held_back = _NamesNoUrl()
+    for module in ("connection", "connectionpool", "poolmanager", "response", "util.retry"):
+        logging.getLogger(f"urllib3.{module}").addFilter(held_back)
+
+
+_silence()
