@@ -1,0 +1,46 @@
+"""How bodies are written: one file for each format, found here by name or by dotted path."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Sequence
+
+from cubehook.formats._base import BodyFormat, RedactedFormat, WebhookFormatter
+from cubehook.redaction import Redactor
+
+__all__ = ["BodyFormat", "RedactedFormat", "WebhookFormatter", "find", "known", "make"]
+
+_FORMATS: dict[str, type[WebhookFormatter]] = {"cube": WebhookFormatter}
+
+
+def known() -> tuple[str, ...]:
+    """The names of all formats."""
+    return tuple(_FORMATS)
+
+
+def find(name: str) -> type[logging.Formatter]:
+    """The formatter class of that name, or at that dotted path.
+
+    Raises LookupError where there is none.
+    """
+    if name in _FORMATS:
+        return _FORMATS[name]
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        raise LookupError("unknown format")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # importing runs foreign code
+        raise LookupError(f"cannot be imported ({type(error).__name__})") from None
+    if not (isinstance(found, type) and issubclass(found, logging.Formatter)):
+        raise LookupError("is not a logging.Formatter class")
+    return found
+
+
+def make(name: str, redact: Sequence[str], keep: Sequence[str]) -> BodyFormat:
+    """The format of that name or dotted path, with the handler's rules of redaction."""
+    found = find(name)
+    if issubclass(found, WebhookFormatter):
+        return found(redact=redact, keep=keep)
+    return RedactedFormat(found(), Redactor(redact, keep))

@@ -1,0 +1,91 @@
+"""What every format is: a ``logging.Formatter`` that redacts first and writes a body after."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterable
+from typing import Any, Protocol, cast
+
+from cubehook.event import Event
+from cubehook.redaction import JSONValue, Redactor
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+class BodyFormat(Protocol):
+    """What delivery needs of a format."""
+
+    @property
+    def content_type(self) -> str:
+        """The value of the Content-Type header."""
+
+    def format_event(self, event: Event) -> bytes:
+        """The body to send for ``event``."""
+
+
+class WebhookFormatter(logging.Formatter):
+    """Writes an event as the body of a webhook; the default is format ``cube``.
+
+    A subclass overrides `payload` (or `write`, where the body is not JSON) and ``content_type``.
+    What reaches it is redacted already.
+
+    redact: more field names to remove. keep: names to keep although the rules would remove them.
+    """
+
+    content_type: str = "application/json"
+
+    def __init__(
+        self, *formatter_args: Any, redact: Iterable[str] = (), keep: Iterable[str] = (), **kw: Any
+    ) -> None:
+        # fmt, datefmt, style …: logging.config passes them to any formatter class.
+        super().__init__(*formatter_args, **kw)
+        self.redactor = Redactor(redact, keep)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The body for ``record`` as text; a record without an event has the event ``null``."""
+        event = Event.from_record(record) or Event.untagged(record)
+        return self.format_event(event).decode("utf-8")
+
+    def format_event(self, event: Event) -> bytes:
+        """Redact, then write. It does not fail: what JSON cannot say is replaced by what it can."""
+        return self.write(dataclasses.replace(event, fields=self.redactor.fields(event.fields)))
+
+    def write(self, event: Event) -> bytes:
+        """The body of an event whose fields are redacted."""
+        return _encode(self.payload(event)).encode("utf-8")
+
+    def payload(self, event: Event) -> JSONValue:
+        """The JSON value to send for an event whose fields are redacted.
+
+        Format ``cube``: one flat object; the event's own names are never overwritten.
+        """
+        own: dict[str, JSONValue] = {
+            "id": event.id,
+            "timestamp": event.timestamp,
+            "level": event.level,
+            "event": event.name or None,
+        }
+        fields = cast("dict[str, JSONValue]", event.fields)  # plain JSON after redaction
+        return own | fields | own
+
+
+class RedactedFormat:
+    """Any ``logging.Formatter`` of the application's as a format: it sees redacted fields only.
+
+    A `WebhookFormatter` is given the event (and redacts once more, by rules of its own), any other
+    formatter a log record whose message is the event's name.
+    """
+
+    def __init__(self, formatter: logging.Formatter, redactor: Redactor) -> None:
+        self._formatter = formatter
+        self._redactor = redactor
+        self.content_type: str = getattr(formatter, "content_type", "text/plain; charset=utf-8")
+
+    def format_event(self, event: Event) -> bytes:
+        """The formatter's body, text as UTF-8."""
+        clean = dataclasses.replace(event, fields=self._redactor.fields(event.fields))
+        if isinstance(self._formatter, WebhookFormatter):
+            return self._formatter.format_event(clean)
+        return self._formatter.format(clean.to_record()).encode("utf-8", "replace")

@@ -1,0 +1,212 @@
+"""`WebhookHandler`: what an application attaches. It builds the parts, and turns records away."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cubehook import lifecycle, threads
+from cubehook.config import Settings, load, load_endpoints
+from cubehook.endpoint import Endpoint
+from cubehook.event import tag
+from cubehook.formats import BodyFormat, RedactedFormat, WebhookFormatter
+from cubehook.pipeline import Pipeline
+from cubehook.redaction import Redactor
+from cubehook.stats import Stats
+
+_DEFAULTS = Settings()
+_SAME_CALL = 0.2  # seconds; logging.shutdown flushes a handler and closes it right after
+
+
+class WebhookHandler(logging.Handler):
+    """Delivers every log record that is tagged with an event as a signed webhook.
+
+    ::
+
+        logger.info("created", extra={"event": "sandbox.created", "sandbox_id": "sb-1"})
+
+    endpoints: a list of mappings or `Endpoint` objects; ``file:PATH`` or ``env:NAME`` of a JSON
+    array; None: read from ``CUBE_API_WEBHOOK_ENDPOINTS``. Without any, the handler is inert.
+    queue_capacity: events waiting for the listener, and deliveries in the backlog of one endpoint.
+    max_concurrency: worker threads, started as needed. max_payload_bytes: longest body.
+    timeout, connect_timeout, max_retries, backoff_initial, backoff_max: the endpoints' defaults;
+    times in seconds. flush_timeout: the longest that ``flush`` and ``close`` wait, in seconds.
+    redact: more field names to remove. keep: names to keep although the rules would remove them.
+    level: as for any handler.
+
+    Logging through it never blocks, never raises, and does no I/O. Raises `ConfigError` listing
+    every problem of the configuration at once.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint | Mapping[str, Any]] | str | None = None,
+        *,
+        queue_capacity: int = _DEFAULTS.queue_capacity,
+        max_concurrency: int = _DEFAULTS.max_concurrency,
+        max_payload_bytes: int = _DEFAULTS.max_payload_bytes,
+        timeout: float = _DEFAULTS.timeout,
+        connect_timeout: float = _DEFAULTS.connect_timeout,
+        max_retries: int = _DEFAULTS.max_retries,
+        backoff_initial: float = _DEFAULTS.backoff_initial,
+        backoff_max: float = _DEFAULTS.backoff_max,
+        flush_timeout: float = _DEFAULTS.flush_timeout,
+        redact: Sequence[str] = (),
+        keep: Sequence[str] = (),
+        level: int | str = logging.NOTSET,
+        **unknown: Any,  # named in the ConfigError, with everything else that is wrong
+    ) -> None:
+        options = {
+            "queue_capacity": queue_capacity,
+            "max_concurrency": max_concurrency,
+            "max_payload_bytes": max_payload_bytes,
+            "timeout": timeout,
+            "connect_timeout": connect_timeout,
+            "max_retries": max_retries,
+            "backoff_initial": backoff_initial,
+            "backoff_max": backoff_max,
+            "flush_timeout": flush_timeout,
+            "redact": redact,
+            "keep": keep,
+        }
+        config = load(endpoints, options | unknown)
+        super().__init__(level)
+        self._settings = config.settings
+        self._endpoints = config.endpoints
+        self._redactor = Redactor(config.settings.redact, config.settings.keep)
+        self._format: BodyFormat = WebhookFormatter(
+            redact=config.settings.redact, keep=config.settings.keep
+        )
+        self.formatter = self._format
+        self._close_by: tuple[float, float] | None = None
+        self._build()
+        lifecycle.renew_after_fork(self)
+
+    def _build(self) -> None:
+        self._pipeline = Pipeline(self._settings, self._endpoints, self._format)
+        # An application may drop a handler without closing it.
+        weakref.finalize(self, self._pipeline.drain).atexit = False
+
+    def createLock(self) -> None:
+        """None: there is nothing to guard, and a thread that waits in ``flush`` would hold it."""
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Take the record if it carries an event that an endpoint subscribed to.
+
+        Everything else is turned away here, for the price of an attribute.
+        """
+        attributes = record.__dict__
+        if self.filters:
+            passed: Any = self.filter(record)
+            if not passed:
+                return passed
+            if isinstance(passed, logging.LogRecord):
+                record, attributes = passed, passed.__dict__
+        elif (
+            "event" not in attributes
+            and attributes["msg"].__class__ is str
+            and "extra" not in attributes
+        ):
+            return False
+        name = tag(attributes)
+        if name is None or not self._pipeline.subscriptions[name]:
+            return False
+        # What cubehook logs itself is never an event: it would feed itself.
+        if threads.is_own() or record.name.startswith("cubehook"):
+            return False
+        self.emit(record)
+        return record
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the event that ``record`` carries."""
+        try:
+            self._pipeline.take(record)
+        except Exception:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Count the event as dropped; the inherited method prints it, and it is payload."""
+        self._pipeline.intake.handleError(record)
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:
+        """Write the bodies of endpoints without a format of their own with ``fmt``.
+
+        It is shown redacted fields only. None: format ``cube``.
+        """
+        if fmt is None:
+            fmt = WebhookFormatter(redact=self._settings.redact, keep=self._settings.keep)
+        self._format = RedactedFormat(fmt, self._redactor)
+        self._pipeline.use_default(self._format)
+        super().setFormatter(fmt)
+
+    def flush(self, timeout: float | None = None) -> bool:  # type: ignore[override]
+        """Wait until what was accepted before has been delivered or given up.
+
+        timeout: seconds; None: ``flush_timeout``. Returns False if something is left: at once when
+        all of it waits for retries that are due later, and also when the caller holds logging's
+        module lock, as ``dictConfig`` does: the workers need that lock, so it never waits then.
+        """
+        if lifecycle.holds_logging_lock():
+            return self._pipeline.stats().pending == 0
+        started = time.monotonic()
+        default = lifecycle.budget(self._settings.flush_timeout)
+        done = self._pipeline.flush(default if timeout is None else timeout)
+        self._close_by = (time.monotonic(), started + default) if timeout is None else None
+        return done
+
+    def close(self) -> None:
+        """Take no more events, give those taken a last chance, stop, and say what is left.
+
+        It waits for at most ``flush_timeout``, and no second time if ``flush`` just did. It does
+        not wait while ``dictConfig`` replaces it: the old threads go on until they are done.
+        """
+        pipeline = self._pipeline
+        pipeline.shut()
+        if lifecycle.holds_logging_lock():
+            pipeline.drain()
+        else:
+            pipeline.last_chance()
+            pipeline.flush(self._time_to_close())
+            pipeline.report()
+            pipeline.stop()
+        super().close()
+
+    def stats(self) -> Stats:
+        """A frozen snapshot of the counts."""
+        return self._pipeline.stats()
+
+    def update_endpoints(
+        self, endpoints: Sequence[Endpoint | Mapping[str, Any]] | str | None
+    ) -> None:
+        """Replace the endpoints at run time; takes what ``endpoints`` of the constructor takes.
+
+        An endpoint keeps its backlog by its name. What one that is gone, or disabled, had waiting
+        is dropped. One that had been switched off by a 410 is on again.
+
+        Raises `ConfigError`, and changes nothing then.
+        """
+        self._endpoints = load_endpoints(endpoints, self._settings)
+        self._pipeline.configure(self._endpoints)
+
+    def renew(self) -> None:
+        """Start afresh in a forked child: the parent delivers what the parent logged."""
+        self._close_by = None
+        closed = self._pipeline.closed
+        self._build()
+        if closed:
+            self._pipeline.shut()
+
+    def _time_to_close(self) -> float:
+        now = time.monotonic()
+        ends = now + lifecycle.budget(self._settings.flush_timeout)
+        if self._close_by is not None and now - self._close_by[0] < _SAME_CALL:
+            ends = min(ends, self._close_by[1])
+        return max(ends - now, 0.0)
+
+    def __repr__(self) -> str:
+        names = ", ".join(repr(endpoint.name) for endpoint in self._endpoints)
+        return f"<{type(self).__name__} ({logging.getLevelName(self.level)}) to {names or 'none'}>"

@@ -1,0 +1,156 @@
+"""Out of the application's thread: a bounded queue between `EventQueueHandler` and its listener.
+
+The handler runs in the application's thread: no I/O, no formatting, no lock. The listener runs in
+one of cubehook's own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from logging.handlers import QueueHandler, QueueListener
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from cubehook import threads
+from cubehook.endpoint import Endpoint
+from cubehook.event import Attributes, TooLargeError, snapshot
+from cubehook.stats import Tally
+
+logger = logging.getLogger(__name__)
+
+MAX_REMEMBERED_NAMES = 4096
+
+QUEUE_FULL = "queue_full"
+TOO_LARGE = "too_large"
+CLOSED = "closed"
+ERROR = "error"
+
+
+class Subscriptions(dict[str, tuple[Endpoint, ...]]):
+    """Which endpoints take an event, by its name. The patterns are tried once for each name."""
+
+    def __init__(self, endpoints: tuple[Endpoint, ...]) -> None:
+        super().__init__()
+        self._endpoints = endpoints
+
+    def __missing__(self, name: str) -> tuple[Endpoint, ...]:
+        found = tuple(endpoint for endpoint in self._endpoints if endpoint.subscribes(name))
+        if len(self) < MAX_REMEMBERED_NAMES:
+            self[name] = found
+        return found
+
+
+class Mark:
+    """Something to be done when everything queued before has been handled."""
+
+    def __init__(self, reached: Callable[[], object]) -> None:
+        self.reached = reached
+
+
+class EventQueueHandler(QueueHandler):
+    """Puts a snapshot of each record on a ``SimpleQueue``, up to ``capacity`` of them.
+
+    A ``queue.Queue`` would not do: it takes a lock, and a record logged by a ``__del__`` that runs
+    while the lock is held would wait for itself.
+    """
+
+    queue: SimpleQueue[Any]
+
+    def __init__(self, queue: SimpleQueue[Any], capacity: int) -> None:
+        super().__init__(queue)
+        self._capacity = capacity
+        self.taken = Tally()
+        self.dropped = {reason: Tally() for reason in (QUEUE_FULL, TOO_LARGE, CLOSED, ERROR)}
+        self.dropping = False
+
+    def createLock(self) -> None:
+        """None: a ``SimpleQueue`` takes from many threads at once."""
+        self.lock = None
+
+    def prepare(self, record: logging.LogRecord) -> Attributes:
+        """A snapshot: later changes to the application's objects do not reach it."""
+        return snapshot(record)
+
+    def enqueue(self, record: Any) -> None:
+        """Queue the snapshot; where the queue is full, the newest event is the one dropped."""
+        if self.queue.qsize() >= self._capacity:
+            self.drop(QUEUE_FULL)
+            return
+        self.taken.add()
+        self.queue.put_nowait(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a snapshot of the record. Nothing is raised."""
+        try:
+            self.enqueue(self.prepare(record))
+        except TooLargeError:
+            self.drop(TOO_LARGE)
+        except Exception:
+            self.handleError(record)
+
+    def drop(self, reason: str) -> None:
+        """Count an event that is not taken; the listener warns of it."""
+        self.dropped[reason].add()
+        self.dropping = True
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Count the event as dropped.
+
+        The inherited method prints the record and its arguments, which are payload.
+        """
+        self.drop(ERROR)
+
+
+class EventQueueListener(QueueListener):
+    """Hands each snapshot to ``take``, in the order they were queued, in a thread of its own."""
+
+    queue: SimpleQueue[Any]
+
+    def __init__(self, queue: SimpleQueue[Any], take: Callable[[Attributes], None]) -> None:
+        super().__init__(queue)
+        self._take = take
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread is there."""
+        thread: threading.Thread | None = self._thread
+        return thread is not None and thread.is_alive()
+
+    def start(self) -> None:
+        """Start the thread. Raises RuntimeError where none can be started any more."""
+        self._thread = threads.start("listener", self._monitor)  # type: ignore[attr-defined]
+
+    def handle(self, record: Any) -> None:
+        """Hand on a snapshot, or do what a `Mark` says. Nothing is raised: the thread must live."""
+        try:
+            if isinstance(record, Mark):
+                record.reached()
+            else:
+                self._take(record)
+        except Exception as error:
+            logger.error("an event could not be handled (%s)", type(error).__name__)
+
+    def drain(self) -> None:
+        """Handle what is queued in the calling thread: where there can be no other."""
+        with threads.own():
+            while True:
+                try:
+                    item = self.dequeue(False)
+                except Empty:
+                    return
+                if item is not None:  # the sentinel
+                    self.handle(item)
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread's end. Returns whether it has ended."""
+        thread: threading.Thread | None = self._thread
+        if thread is not None:
+            thread.join(timeout)
+        return not self.running
+
+    def stop(self) -> None:
+        """Let the thread end after what is queued. Unlike the inherited method, do not wait."""
+        if self.running:
+            self.enqueue_sentinel()

@@ -1,0 +1,129 @@
+"""The ends of a process and its forks: who has to be flushed at exit, who starts afresh in a child.
+
+At exit all handlers share one deadline, however many there are. ``multiprocessing`` children end
+without running ``atexit`` hooks, so they are told through its own finalizers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import sys
+import time
+import weakref
+from typing import Protocol
+
+from cubehook import threads
+
+
+class Living(Protocol):
+    """What has work that must not be lost at exit."""
+
+    flush_timeout: float
+
+    def last_chance(self) -> None:
+        """Exit is near: what waits for a retry should be tried now."""
+
+    def flush(self, timeout: float) -> bool:
+        """Wait for the work that there is."""
+
+    def report(self) -> None:
+        """Say what is left."""
+
+
+class Renewable(Protocol):
+    """What has to start afresh in a forked child."""
+
+    def renew(self) -> None:
+        """Forget the parent's threads, locks, connections and events."""
+
+
+_living: set[Living] = set()
+_renewables: weakref.WeakSet[Renewable] = weakref.WeakSet()
+
+
+class _Process:
+    """What is true of this process. exit_ends: monotonic; finalizer_pid: who has a finalizer."""
+
+    exit_ends: float | None = None
+    finalizer_pid = 0
+
+
+def add(living: Living) -> None:
+    """To be flushed at exit, until it is removed."""
+    _living.add(living)
+    _add_finalizer()
+
+
+def remove(living: Living) -> None:
+    """It has nothing left to lose."""
+    _living.discard(living)
+
+
+def renew_after_fork(renewable: Renewable) -> None:
+    """To start afresh in a forked child, as long as it lives."""
+    _renewables.add(renewable)
+
+
+def budget(timeout: float) -> float:
+    """How long may be waited now: at exit, only what is left of the one deadline."""
+    if _Process.exit_ends is None:
+        return timeout
+    return max(min(timeout, _Process.exit_ends - time.monotonic()), 0.0)
+
+
+def holds_logging_lock() -> bool:
+    """Whether this thread holds logging's module lock, as ``dictConfig`` does.
+
+    Whoever waits for a worker then waits in vain: it needs that lock for its own debug lines.
+    """
+    lock = getattr(logging, "_lock", None)
+    is_owned = getattr(lock, "_is_owned", None)
+    return bool(is_owned and is_owned())
+
+
+def _flush_all() -> None:
+    """Give everything that lives its last chance, by one deadline."""
+    living = list(_living)
+    if not living:
+        return
+    _Process.exit_ends = time.monotonic() + max(one.flush_timeout for one in living)
+    for one in living:
+        one.last_chance()
+    for one in living:
+        one.flush(budget(one.flush_timeout))
+
+
+def _end_of_child() -> None:
+    """What ``atexit`` and ``logging.shutdown`` do in other processes."""
+    _flush_all()
+    for one in list(_living):
+        one.report()
+
+
+def _add_finalizer() -> None:
+    """In a child of ``multiprocessing``, which ends by ``os._exit``: ask it to call us."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or _Process.finalizer_pid == os.getpid() or process.parent_process() is None:
+        return
+    from multiprocessing.util import Finalize  # noqa: PLC0415  # imported there already
+
+    _Process.finalizer_pid = os.getpid()
+    Finalize(None, _end_of_child, exitpriority=-1)
+
+
+def _renew_all() -> None:
+    _Process.exit_ends = None
+    _living.clear()
+    threads.forget_all()
+    for renewable in list(_renewables):
+        # An error here would surface in the application's fork; the others must be renewed too.
+        with contextlib.suppress(Exception):
+            renewable.renew()
+
+
+atexit.register(_flush_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_all)

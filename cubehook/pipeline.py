@@ -1,0 +1,256 @@
+"""The parts behind one handler, joined: queue, listener, formats, lanes.
+
+The first event starts its threads. A pipeline is thrown away as a whole: after a fork the child
+makes a new one, and one that ``dictConfig`` has replaced drains on its own threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import cast
+
+from cubehook import formats, lifecycle, threads
+from cubehook.attempt import Message, Sender
+from cubehook.config import Settings
+from cubehook.dispatcher import Dispatcher
+from cubehook.endpoint import Endpoint
+from cubehook.event import Attributes, Event
+from cubehook.formats import BodyFormat
+from cubehook.intake import (
+    CLOSED,
+    TOO_LARGE,
+    EventQueueHandler,
+    EventQueueListener,
+    Mark,
+    Subscriptions,
+)
+from cubehook.lane import LaneSettings
+from cubehook.retry import WebhookRetry
+from cubehook.stats import Stats
+
+logger = logging.getLogger(__name__)
+
+WARNING_INTERVAL = 30.0
+"""Dropped events are warned of at most once in so many seconds."""
+
+DEFAULT_FORMAT = "cube"
+FORMAT_ERROR = "format_error"
+
+
+class Pipeline:
+    """See the module. ``default``: the format of endpoints that name none."""
+
+    def __init__(
+        self, settings: Settings, endpoints: tuple[Endpoint, ...], default: BodyFormat
+    ) -> None:
+        self.flush_timeout = settings.flush_timeout
+        self._settings = settings
+        self._queue: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self.intake = EventQueueHandler(self._queue, settings.queue_capacity)
+        self.listener = EventQueueListener(self._queue, self._fan_out)
+        self.dispatcher = Dispatcher(settings.max_concurrency)
+        self._formats: dict[str, BodyFormat] = {DEFAULT_FORMAT: default}
+        self._dropped: Counter[str] = Counter()  # events; written by the listener's thread alone
+        self._warned_at = -WARNING_INTERVAL
+        self._warned_of: Counter[str] = Counter()
+        self._started = self._closed = self._leaving = False
+        self._starting = threading.Lock()
+        self.configure(endpoints)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._closed
+
+    def configure(self, endpoints: tuple[Endpoint, ...]) -> None:
+        """The endpoints from now on."""
+        for endpoint in endpoints:
+            if endpoint.format not in self._formats:
+                self._formats[endpoint.format] = formats.make(
+                    endpoint.format, self._settings.redact, self._settings.keep
+                )
+        enabled = [endpoint for endpoint in endpoints if endpoint.enabled]
+        self.dispatcher.set_lanes([self._lane(endpoint) for endpoint in enabled])
+        self.subscriptions = Subscriptions(endpoints)
+
+    def use_default(self, default: BodyFormat) -> None:
+        """The format of endpoints that name none, from now on."""
+        self._formats[DEFAULT_FORMAT] = default
+
+    # In the application's thread.
+
+    def take(self, record: logging.LogRecord) -> None:
+        """Take an event in. Nothing is raised, nothing waits."""
+        if self._closed:
+            self.intake.drop(CLOSED)
+            return
+        self.intake.emit(record)
+        if not self._started:
+            self._start()
+
+    def _start(self) -> None:
+        # Not a wait: whoever comes second leaves the start to the first.
+        if not self._starting.acquire(blocking=False):
+            return
+        try:
+            if not self._started:
+                lifecycle.add(self)
+                self.listener.start()
+                self._started = True
+        except RuntimeError:
+            pass  # the interpreter is shutting down: `flush` does the work in its own thread
+        finally:
+            self._starting.release()
+
+    # In the listener's thread.
+
+    def _fan_out(self, attributes: Attributes) -> None:
+        event = Event.from_attributes(attributes)
+        endpoints = self.subscriptions[event.name] if event else ()
+        if not endpoints:
+            # Its name is no legal one, or update_endpoints took the last subscriber away.
+            self._dropped["unsubscribed" if event else "invalid_name"] += 1
+        dropped = self.dispatcher.submit(self._batch(event, endpoints) if event else ())
+        if dropped or not endpoints or self.intake.dropping:
+            self.intake.dropping = False
+            self._warn()
+
+    def _batch(
+        self, event: Event, endpoints: tuple[Endpoint, ...]
+    ) -> list[tuple[str, Message | str]]:
+        """A message, or why there is none, for each endpoint; formatted once for each format."""
+        made: dict[str, Message | str] = {}
+        for endpoint in endpoints:
+            if endpoint.format not in made:
+                made[endpoint.format] = self._message(event, self._formats[endpoint.format])
+        return [(endpoint.name, made[endpoint.format]) for endpoint in endpoints]
+
+    def _message(self, event: Event, body_format: BodyFormat) -> Message | str:
+        try:
+            body = body_format.format_event(event)
+        except Exception as error:
+            # A format of the application's; the formats of cubehook do not fail.
+            kind = type(body_format).__name__
+            logger.error("%s cannot be written (%s in %s)", event, type(error).__name__, kind)
+            return FORMAT_ERROR
+        if len(body) > self._settings.max_payload_bytes:
+            return TOO_LARGE
+        return Message(event.id, event.name, event.key, body_format.content_type, body)
+
+    def _warn(self) -> None:
+        """Say what was dropped since the last warning, unless that was a moment ago."""
+        if time.monotonic() - self._warned_at < WARNING_INTERVAL:
+            return
+        dropped = Counter(self.stats().dropped)
+        recent = dropped - self._warned_of
+        self._warned_at, self._warned_of = time.monotonic(), dropped
+        if recent:
+            logger.warning("dropped since the last such warning: %s", _words(recent))
+
+    # In the threads of who flushes, closes and asks.
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until what was taken before has ended, at most ``timeout`` seconds."""
+        ends = time.monotonic() + timeout
+        if threads.is_own():
+            return False  # the thread would wait for itself
+        if not self._fan_out_all(timeout):
+            return False
+        return self.dispatcher.wait(max(ends - time.monotonic(), 0.0))
+
+    def shut(self) -> None:
+        """Take nothing more."""
+        self._closed = True
+
+    def drain(self) -> None:
+        """Take nothing more; what was taken is delivered as long as the process lives."""
+        self.shut()
+        if not self._leaving:
+            self._leaving = True
+            self._queue.put(Mark(self._last_fanned_out))
+            self.listener.stop()
+
+    def stop(self) -> None:
+        """The end: let the threads go, whatever is left."""
+        self.shut()
+        self._leaving = True
+        self.listener.stop()
+        self.dispatcher.stop()
+        lifecycle.remove(self)
+
+    def last_chance(self) -> None:
+        """Try what waits for a retry now: there may be no later."""
+        self.dispatcher.hurry()
+
+    def report(self) -> None:
+        """Say in one line what is left undelivered, if anything is."""
+        stats = self.stats()
+        if stats.pending:
+            logger.error(
+                "closed with %d undelivered: %d queued, %d in flight, %d waiting for a retry",
+                *(stats.pending, stats.queued, stats.in_flight, stats.waiting),
+            )
+
+    def stats(self) -> Stats:
+        """The counts at this moment."""
+        # An event is counted as taken before it is fanned out: read in this order, none is missed.
+        census = self.dispatcher.stats()
+        queued = max(self.intake.taken.value() - census.fanned_out, 0)
+        lanes = [*census.endpoints.values(), *census.removed]
+        dropped = self._dropped.copy()
+        for reason, tally in self.intake.dropped.items():
+            dropped[reason] += tally.value()
+        dropped += Counter()  # without those that are 0
+        undelivered = sum(dropped.values()) + queued
+        for lane in lanes:
+            dropped += Counter(lane.dropped)
+        return Stats(
+            received=undelivered + sum(lane.received for lane in lanes),
+            delivered=sum(lane.delivered for lane in lanes),
+            retried=sum(lane.retried for lane in lanes),
+            dead=sum(lane.dead for lane in lanes),
+            dropped=MappingProxyType(dict(dropped)),
+            queued=queued + sum(lane.queued for lane in lanes),
+            in_flight=sum(lane.in_flight for lane in lanes),
+            waiting=sum(lane.waiting for lane in lanes),
+            endpoints=MappingProxyType(dict(census.endpoints)),
+        )
+
+    def _fan_out_all(self, timeout: float) -> bool:
+        if not self.listener.running:
+            self.listener.drain()
+            return True
+        if self._leaving:
+            return self.listener.join(timeout)
+        reached = threading.Event()
+        self._queue.put(Mark(reached.set))
+        return reached.wait(timeout)
+
+    def _last_fanned_out(self) -> None:
+        self.dispatcher.drain(lambda: lifecycle.remove(self))
+
+    def _lane(self, endpoint: Endpoint) -> LaneSettings:
+        policy = WebhookRetry(
+            total=cast(int, endpoint.max_retries),
+            backoff_factor=cast(float, endpoint.backoff_initial),
+            backoff_max=cast(float, endpoint.backoff_max),
+        )
+        share = min(cast(int, endpoint.max_concurrency), self._settings.max_concurrency)
+        return LaneSettings(
+            name=endpoint.name,
+            send=Sender(endpoint),
+            policy=policy,
+            capacity=self._settings.queue_capacity,
+            share=share,
+            ordered=endpoint.ordered,
+        )
+
+
+def _words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
