@@ -33,9 +33,13 @@ class ConnectTimeoutError(TimeoutError):
 
 
 class _Deadline:
-    """Mixin of sockets: every operation ends at ``deadline`` (monotonic seconds)."""
+    """Mixin of sockets: every operation ends at ``deadline`` (monotonic seconds).
+
+    heard: whether anything came in since that was last set to False.
+    """
 
     deadline: float = math.inf
+    heard = False
 
     def _arm(self: Any) -> None:
         if self.deadline == math.inf:
@@ -52,7 +56,9 @@ class DeadlineSocket(_Deadline, socket.socket):
     def recv_into(self, *args: Any, **kw: Any) -> int:
         """As ``socket.recv_into``."""
         self._arm()
-        return super().recv_into(*args, **kw)
+        received = super().recv_into(*args, **kw)
+        self.heard = self.heard or received > 0
+        return received
 
     def sendall(self, *args: Any, **kw: Any) -> None:
         """As ``socket.sendall``."""
@@ -66,7 +72,9 @@ class DeadlineTLSSocket(_Deadline, ssl.SSLSocket):
     def recv_into(self, *args: Any, **kw: Any) -> int:
         """As ``ssl.SSLSocket.recv_into``."""
         self._arm()
-        return super().recv_into(*args, **kw)
+        received = super().recv_into(*args, **kw)
+        self.heard = self.heard or received > 0
+        return received
 
     def send(self, *args: Any, **kw: Any) -> int:
         """As ``ssl.SSLSocket.send``."""
@@ -86,6 +94,7 @@ class _Guarded:
         self.deadline = deadline
         if self.sock is not None:
             self.sock.deadline = deadline
+            self.sock.heard = False
 
     def connect(self: Any) -> None:
         """Connect, with TLS where the URL says so."""
@@ -136,7 +145,16 @@ class _GuardedPool:
         return connection
 
     def _make_request(self, conn: Any, *args: Any, **kw: Any) -> Any:
+        reused = conn.sock
         conn.arm(kw["timeout"].deadline)
+        try:
+            return super()._make_request(conn, *args, **kw)  # type: ignore[misc]
+        except ConnectionError:
+            if reused is None or reused.heard:
+                raise
+        # A receiver may close an idle connection at the very moment it is used again (RFC 9112
+        # §9.3.1). It said nothing to this request, so a fresh connection gets it, in the same time.
+        conn.close()
         return super()._make_request(conn, *args, **kw)  # type: ignore[misc]
 
 

@@ -88,7 +88,8 @@ class WebhookHandler(logging.Handler):
     def _build(self) -> None:
         self._pipeline = Pipeline(self._settings, self._endpoints, self._format)
         # An application may drop a handler without closing it.
-        weakref.finalize(self, self._pipeline.drain).atexit = False
+        self._finalizer = weakref.finalize(self, self._pipeline.drain)
+        self._finalizer.atexit = False
 
     def createLock(self) -> None:
         """None: there is nothing to guard, and a thread that waits in ``flush`` would hold it."""
@@ -195,6 +196,7 @@ class WebhookHandler(logging.Handler):
     def renew(self) -> None:
         """Start afresh in a forked child: the parent delivers what the parent logged."""
         self._close_by = None
+        self._finalizer.detach()
         closed = self._pipeline.closed
         self._build()
         if closed:

@@ -59,7 +59,8 @@ class Lane:
         self.ready: deque[Delivery] = deque()
         self.in_flight = 0
         self.waiting = 0  # in the dispatcher's heap, for the time of their retry
-        self._held: dict[str, deque[Delivery]] = {}  # behind one with the same key
+        # Behind one with the same key; None for the many keys that have just that one.
+        self._held: dict[str, deque[Delivery] | None] = {}
         self._held_count = 0
         self._counts: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
@@ -96,12 +97,13 @@ class Lane:
         key = delivery.message.key
         if not self._ordered or key is None:
             self.ready.append(delivery)
-        elif key in self._held:
-            self._held[key].append(delivery)
-            self._held_count += 1
-        else:
-            self._held[key] = deque()
+        elif key not in self._held:
+            self._held[key] = None
             self.ready.append(delivery)
+        else:
+            held = self._held[key] = self._held[key] or deque()
+            held.append(delivery)
+            self._held_count += 1
         return True
 
     def drop(self, reason: str) -> None:
@@ -156,7 +158,7 @@ class Lane:
         """
         ended = [*self.ready, *waiting]
         for held in self._held.values():
-            ended += held
+            ended += held or ()
         self.ready.clear()
         self._held.clear()
         self._held_count = self.waiting = 0
@@ -193,9 +195,11 @@ class Lane:
     def _release(self, delivery: Delivery) -> None:
         """The delivery has ended: the next one with its key may go."""
         key = delivery.message.key
-        held = self._held.get(key) if key is not None else None
+        if key is None or key not in self._held:
+            return
+        held = self._held[key]
         if held:
             self._held_count -= 1
             self.ready.append(held.popleft())
-        elif held is not None:
-            del self._held[str(key)]
+        else:
+            del self._held[key]
