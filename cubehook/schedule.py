@@ -1,0 +1,245 @@
+"""Whose turn it is: the lanes in line, the retries and probes in a heap, what is not yet finished.
+
+A plain state machine like the lane: it has no thread, no lock and no clock; the dispatcher has.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from cubehook.attempt import Message
+from cubehook.lane import Delivery, Lane, LaneSettings
+from cubehook.outcome import Outcome, RetryAt
+from cubehook.stats import EndpointStats
+
+
+class Job(NamedTuple):
+    """An attempt to be made. ``suspect``: the lane was failing when the job was handed out."""
+
+    lane: Lane
+    delivery: Delivery
+    suspect: bool
+
+
+class Census(NamedTuple):
+    """The counts of all lanes at one moment. ``fanned_out``: events that reached the schedule."""
+
+    fanned_out: int
+    endpoints: Mapping[str, EndpointStats]
+    removed: tuple[EndpointStats, ...]
+
+
+class _Due(NamedTuple):
+    """What becomes due at ``when``: a retry, or (without a delivery) a lane's next probe."""
+
+    when: float
+    order: int  # keeps equal moments in order, and from comparing what follows
+    lane: Lane
+    delivery: Delivery | None
+
+
+class Schedule:
+    """See the module. ``most``: attempts at once, over all lanes; moments are of one clock."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._fanned_out = 0
+        self._lanes: dict[str, Lane] = {}
+        self._retired: dict[str, Lane] = {}
+        self._line: deque[Lane] = deque()  # lanes that can send, in turn
+        self._suspects: deque[Lane] = deque()  # the same for lanes that are failing
+        self._heap: list[_Due] = []
+        self._order = itertools.count()
+        self._generation = 0
+        self._unfinished: Counter[int] = Counter()  # deliveries, by generation
+        self._busy = self._suspects_busy = 0
+        self._unserved = 0  # lanes with nothing in flight
+
+    # What goes in.
+
+    def set_lanes(self, settings: Iterable[LaneSettings], now: float) -> None:
+        """The lanes from now on. Those that stay keep their backlog; what one that is no longer
+        there had waiting is dropped."""
+        wanted = {each.name: each for each in settings}
+        for name in [name for name in self._lanes if name not in wanted]:
+            lane = self._retired[name] = self._lanes.pop(name)
+            lane.off = True
+            self._abandon(lane, "endpoint_removed")
+        for name, each in wanted.items():
+            known = self._lanes.get(name) or self._retired.pop(name, None)
+            if known is None:
+                self._lanes[name] = Lane(each)
+            else:
+                known.reconfigure(each)
+                self._lanes[name] = known
+        self._unserved = sum(lane.in_flight == 0 for lane in self._lanes.values())
+        for lane in self._lanes.values():
+            self._enlist(lane, now)
+
+    def fan_out(self, batch: Iterable[tuple[str, Message | str]], now: float) -> bool:
+        """Offer the messages of one event to the lanes of these names.
+
+        In place of a message stands the reason why it could not be made, for the lane to count.
+        Returns whether anything was dropped.
+        """
+        self._fanned_out += 1
+        dropped = False
+        for name, message in batch:
+            lane = self._lanes.get(name)
+            if lane is not None:  # else the endpoint was removed this very moment
+                dropped |= not self._offer(lane, message, now)
+        return dropped
+
+    def settle(self, job: Job, outcome: Outcome, now: float) -> None:
+        """Take the outcome of an attempt."""
+        lane = job.lane
+        self._busy -= 1
+        self._suspects_busy -= job.suspect
+        if lane.settle(job.delivery, outcome, now):
+            self._finish([job.delivery])
+        elif isinstance(outcome, RetryAt):
+            self._push(outcome.when, lane, job.delivery)
+        self._unserved += lane.in_flight == 0 and self._lanes.get(lane.name) is lane
+        if lane.off:
+            self._abandon(lane, None)
+        self._enlist(lane, now)
+
+    def hurry(self, now: float) -> None:
+        """Make every waiting retry due, unless a ``Retry-After`` forbids: the last chance."""
+        for lane in self._lanes.values():
+            lane.probe_at = now
+        self._heap = [
+            due._replace(when=max(due.delivery.floor, now) if due.delivery else now)
+            for due in self._heap
+        ]
+        heapq.heapify(self._heap)
+
+    def new_generation(self) -> int:
+        """What is offered from now on is of a new one. Returns the last one."""
+        self._generation += 1
+        return self._generation - 1
+
+    # What comes out.
+
+    def next(self, now: float) -> Job | None:
+        """The next attempt that may begin now."""
+        self._ripen(now)
+        # Failing lanes get half of the threads at most, and one of them first: an endpoint that
+        # hangs shall neither starve the others nor be starved by them.
+        first, second = self._line, self._suspects
+        if self._suspects_busy == 0:
+            first, second = second, first
+        return self._next_of(first, now) or self._next_of(second, now)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is in line and nothing is being attempted."""
+        return not (self._busy or self.in_line)
+
+    @property
+    def in_line(self) -> bool:
+        """Whether a lane stands in line."""
+        return bool(self._line or self._suspects)
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next retry or probe is due."""
+        return self._heap[0].when if self._heap else None
+
+    @property
+    def pending(self) -> int:
+        """Deliveries that have not ended."""
+        return sum(self._unfinished.values())
+
+    def pending_of(self, last: int) -> bool:
+        """Whether deliveries of that generation, or of earlier ones, have not ended."""
+        return any(generation <= last for generation in self._unfinished)
+
+    def census(self) -> Census:
+        """The counts at this moment."""
+        return Census(
+            fanned_out=self._fanned_out,
+            endpoints={name: lane.stats() for name, lane in self._lanes.items()},
+            removed=tuple(lane.stats() for lane in self._retired.values()),
+        )
+
+    def _offer(self, lane: Lane, message: Message | str, now: float) -> bool:
+        if isinstance(message, str):
+            lane.drop(message)
+            return False
+        delivery = Delivery(message, lane.policy, self._generation)
+        if not lane.offer(delivery):
+            return False
+        self._unfinished[self._generation] += 1
+        self._enlist(lane, now)
+        return True
+
+    def _next_of(self, line: deque[Lane], now: float) -> Job | None:
+        suspects = line is self._suspects
+        if suspects and self._suspects_busy >= max(self._most // 2, 1):
+            return None
+        for _ in range(len(line)):
+            lane = line.popleft()
+            lane.listed = False
+            if bool(lane.failures) is not suspects or (lane.in_flight and not self._spare()):
+                self._enlist(lane, now)
+            elif lane.ready and lane.may_send(now):
+                return self._start(lane, suspects, now)
+            # Else it is listed again when an attempt of its own has ended, or a time has come.
+        return None
+
+    def _start(self, lane: Lane, suspect: bool, now: float) -> Job:
+        self._unserved -= lane.in_flight == 0
+        self._busy += 1
+        self._suspects_busy += suspect
+        job = Job(lane, lane.take(), suspect)
+        self._enlist(lane, now)
+        return job
+
+    def _spare(self) -> bool:
+        """Whether a thread is free beyond one for each lane that has none yet."""
+        reserved = min(self._unserved, self._most // 2)
+        return self._busy + reserved < self._most
+
+    def _enlist(self, lane: Lane, now: float) -> None:
+        """Put a lane that can send at the end of its line, or set the alarm for its next probe."""
+        if lane.listed or not lane.ready:
+            return
+        if lane.may_send(now):
+            lane.listed = True
+            (self._suspects if lane.failures else self._line).append(lane)
+        elif lane.open and not lane.in_flight and lane.alarm < lane.probe_at:
+            lane.alarm = lane.probe_at
+            self._push(lane.probe_at, lane, None)
+
+    def _push(self, when: float, lane: Lane, delivery: Delivery | None) -> None:
+        heapq.heappush(self._heap, _Due(when, next(self._order), lane, delivery))
+
+    def _ripen(self, now: float) -> None:
+        """Move what is due from the heap to its lane."""
+        while self._heap and self._heap[0].when <= now:
+            due = heapq.heappop(self._heap)
+            if due.delivery is not None:
+                due.lane.due(due.delivery)
+            else:
+                due.lane.alarm = 0.0
+            self._enlist(due.lane, now)
+
+    def _abandon(self, lane: Lane, reason: str | None) -> None:
+        mine = [due for due in self._heap if due.lane is lane]
+        if mine:
+            self._heap = [due for due in self._heap if due.lane is not lane]
+            heapq.heapify(self._heap)
+            lane.alarm = 0.0
+        waiting = [due.delivery for due in mine if due.delivery is not None]
+        self._finish(lane.give_up(waiting, reason))
+
+    def _finish(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            self._unfinished[delivery.generation] -= 1
+            if not self._unfinished[delivery.generation]:
+                del self._unfinished[delivery.generation]
