@@ -92,8 +92,8 @@ class WebhookHandler(logging.Handler):
         self._finalizer.atexit = False
 
     def createLock(self) -> None:
-        """None: there is nothing to guard, and a thread that waits in ``flush`` would hold it."""
-        self.lock = None
+        """None: there is nothing to guard."""
+        self.lock = threads.NoLock()  # type: ignore[assignment]
 
     def handle(self, record: logging.LogRecord) -> Any:
         """Take the record if it carries an event that an endpoint subscribed to.

@@ -58,7 +58,7 @@ class EventQueueHandler(QueueHandler):
 
     queue: SimpleQueue[Any]
 
-    def __init__(self, queue: SimpleQueue[Any], capacity: int) -> None:
+    def __init__(self, queue: SimpleQueue[Any], capacity: int = 1024) -> None:
         super().__init__(queue)
         self._capacity = capacity
         self.taken = Tally()
@@ -67,7 +67,7 @@ class EventQueueHandler(QueueHandler):
 
     def createLock(self) -> None:
         """None: a ``SimpleQueue`` takes from many threads at once."""
-        self.lock = None
+        self.lock = threads.NoLock()  # type: ignore[assignment]
 
     def prepare(self, record: logging.LogRecord) -> Attributes:
         """A snapshot: later changes to the application's objects do not reach it."""
@@ -104,19 +104,18 @@ class EventQueueHandler(QueueHandler):
 
 
 class EventQueueListener(QueueListener):
-    """Hands each snapshot to ``take``, in the order they were queued, in a thread of its own."""
+    """Hands each snapshot to its handlers, in the order queued, in a thread of cubehook's own.
+
+    A handler here is anything with a ``handle`` method for what `EventQueueHandler` queues.
+    """
 
     queue: SimpleQueue[Any]
-
-    def __init__(self, queue: SimpleQueue[Any], take: Callable[[Attributes], None]) -> None:
-        super().__init__(queue)
-        self._take = take
+    _thread: threading.Thread | None
 
     @property
     def running(self) -> bool:
         """Whether the thread is there."""
-        thread: threading.Thread | None = self._thread
-        return thread is not None and thread.is_alive()
+        return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
         """Start the thread. Raises RuntimeError where none can be started any more."""
@@ -128,7 +127,7 @@ class EventQueueListener(QueueListener):
             if isinstance(record, Mark):
                 record.reached()
             else:
-                self._take(record)
+                super().handle(record)
         except Exception as error:
             logger.error("an event could not be handled (%s)", type(error).__name__)
 
@@ -143,14 +142,13 @@ class EventQueueListener(QueueListener):
                 if item is not None:  # the sentinel
                     self.handle(item)
 
-    def join(self, timeout: float) -> bool:
-        """Wait for the thread's end. Returns whether it has ended."""
-        thread: threading.Thread | None = self._thread
-        if thread is not None:
-            thread.join(timeout)
-        return not self.running
-
-    def stop(self) -> None:
-        """Let the thread end after what is queued. Unlike the inherited method, do not wait."""
+    def leave(self) -> None:
+        """Let the thread end after what is queued; unlike ``stop``, do not wait for it."""
         if self.running:
             self.enqueue_sentinel()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread's end. Returns whether it has ended."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+        return not self.running

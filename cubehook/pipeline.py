@@ -53,7 +53,7 @@ class Pipeline:
         self._settings = settings
         self._queue: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.intake = EventQueueHandler(self._queue, settings.queue_capacity)
-        self.listener = EventQueueListener(self._queue, self._fan_out)
+        self.listener = EventQueueListener(self._queue, self)  # type: ignore[arg-type]
         self.dispatcher = Dispatcher(settings.max_concurrency)
         self._formats: dict[str, BodyFormat] = {DEFAULT_FORMAT: default}
         self._dropped: Counter[str] = Counter()  # events; written by the listener's thread alone
@@ -110,7 +110,8 @@ class Pipeline:
 
     # In the listener's thread.
 
-    def _fan_out(self, attributes: Attributes) -> None:
+    def handle(self, attributes: Attributes) -> None:
+        """Format an event's messages and fan them out to the lanes."""
         event = Event.from_attributes(attributes)
         endpoints = self.subscriptions[event.name] if event else ()
         if not endpoints:
@@ -174,13 +175,13 @@ class Pipeline:
         if not self._leaving:
             self._leaving = True
             self._queue.put(Mark(self._last_fanned_out))
-            self.listener.stop()
+            self.listener.leave()
 
     def stop(self) -> None:
         """The end: let the threads go, whatever is left."""
         self.shut()
         self._leaving = True
-        self.listener.stop()
+        self.listener.leave()
         self.dispatcher.stop()
         lifecycle.remove(self)
 

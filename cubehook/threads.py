@@ -53,6 +53,29 @@ def forget_all() -> None:
     _own.clear()
 
 
+class NoLock:
+    """In the place of a handler's lock, where there is nothing to guard.
+
+    With a real one, a thread that waits in ``flush`` (``logging.shutdown`` calls it with the lock
+    held) would stop every thread that logs.
+    """
+
+    def acquire(self) -> None:
+        """Nothing."""
+
+    def release(self) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> None:
+        """Nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing."""
+
+    def _at_fork_reinit(self) -> None:
+        """Nothing; logging calls it in a forked child."""
+
+
 class _NamesNoUrl(logging.Filter):
     """Lets nothing through that urllib3 logs in an own thread."""
 
