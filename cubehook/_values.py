@@ -62,10 +62,10 @@ def _pem(text: str) -> str:
 # --- userinfo in a URL ---------------------------------------------------------------------
 
 # The second branch is for passwords that were not percent-encoded (`postgres://u:a/b@host`);
-# it looks ahead a bounded way only, and leaves `host:port/path@x` alone.
+# it looks no further than the next URL, and leaves `host:port/path@x` alone.
 _USERINFO = r"""(?!\[redacted\]@)(?:
     [^\s/?#<>"]*@
-  | [^\s/?#<>"@:\[\]]*:(?!\d{0,5}(?:[/?#]|$))[^\s<>"@]{1,128}@ )"""
+  | [^\s/?#<>"@:\[\]]*:(?!\d{0,5}(?:[/?#]|$))(?:[^\s<>"@:]|:(?![\\/])){1,128}@ )"""
 # `:\/\/` is how some JSON writers spell `://`.
 _SLASHES = ("://", r":\/\/")
 _URLS = tuple((s, re.compile(re.escape(s) + _USERINFO, re.VERBOSE)) for s in _SLASHES)
@@ -208,6 +208,11 @@ def _opaque(with_digit: int, plain: int, letters: str = "A-Za-z") -> str:
     )
 
 
+_OPENAI = (
+    r"(?:(?:proj|svcacct|ant|or)-[A-Za-z0-9_\-]{16}"
+    r"|(?=[A-Za-z_\-]{0,40}[0-9])[A-Za-z0-9_\-]{12}|[A-Za-z0-9]{20})"
+)
+
 # (what must be in the text for the pattern to be worth a try, the pattern)
 _KEYS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
     (marks, re.compile(pattern))
@@ -225,9 +230,7 @@ _KEYS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
         (("xapp-",), r"xapp-[0-9][A-Za-z0-9\-]{8}" + _TAIL),
         (("k_",), _starts_word(r"[rs]k_(?:live|test)_") + _opaque(6, 12) + _TAIL),
         (("whs",), r"whs(?:ec|k)_" + _opaque(6, 16, "A-Za-z+/_\\-") + r"[A-Za-z0-9+/=_\-]*"),
-        (("sk-",), _starts_word("sk-") + r"(?:proj|svcacct|ant|or)-[A-Za-z0-9_\-]{16}" + _TAIL),
-        (("sk-",), _starts_word("sk-") + r"(?=[A-Za-z_\-]{0,40}[0-9])[A-Za-z0-9_\-]{12}" + _TAIL),
-        (("sk-",), _starts_word("sk-") + r"[A-Za-z0-9]{20}" + _TAIL),
+        (("sk-",), _starts_word("sk-") + _OPENAI + _TAIL),
         (("e2b_",), _starts_word("e2b_") + _opaque(12, 20) + _TAIL),
     )
 )
