@@ -35,11 +35,20 @@ class ConnectTimeoutError(TimeoutError):
 class _Deadline:
     """Mixin of sockets: every operation ends at ``deadline`` (monotonic seconds).
 
-    heard: whether anything came in since that was last set to False.
+    heard: whether anything came in since that was last set to False. ended: whether the other side
+    has closed, as far as was read.
     """
 
     deadline: float = math.inf
     heard = False
+    ended = False
+
+    def _note(self, received: int) -> int:
+        if received:
+            self.heard = True
+        else:
+            self.ended = True
+        return received
 
     def _arm(self: Any) -> None:
         if self.deadline == math.inf:
@@ -56,9 +65,7 @@ class DeadlineSocket(_Deadline, socket.socket):
     def recv_into(self, *args: Any, **kw: Any) -> int:
         """As ``socket.recv_into``."""
         self._arm()
-        received = super().recv_into(*args, **kw)
-        self.heard = self.heard or received > 0
-        return received
+        return self._note(super().recv_into(*args, **kw))
 
     def sendall(self, *args: Any, **kw: Any) -> None:
         """As ``socket.sendall``."""
@@ -72,9 +79,7 @@ class DeadlineTLSSocket(_Deadline, ssl.SSLSocket):
     def recv_into(self, *args: Any, **kw: Any) -> int:
         """As ``ssl.SSLSocket.recv_into``."""
         self._arm()
-        received = super().recv_into(*args, **kw)
-        self.heard = self.heard or received > 0
-        return received
+        return self._note(super().recv_into(*args, **kw))
 
     def send(self, *args: Any, **kw: Any) -> int:
         """As ``ssl.SSLSocket.send``."""
@@ -88,6 +93,7 @@ class _Guarded:
     guard: AddressPolicy
     secure: bool
     deadline: float = math.inf
+    wire: DeadlineSocket | DeadlineTLSSocket | None = None
 
     def arm(self: Any, deadline: float) -> None:
         """Everything up to the end of the next answer has to be over at ``deadline``."""
@@ -100,6 +106,7 @@ class _Guarded:
         """Connect, with TLS where the URL says so."""
         super().connect()  # type: ignore[misc]
         self.sock.deadline = self.deadline
+        self.wire = self.sock  # http.client lets go of ``sock`` when the answer is the last
 
     def _new_conn(self: Any) -> socket.socket:
         """A connected socket. urllib3 leaves this to subclasses; it wraps TLS around it after."""
@@ -148,14 +155,22 @@ class _GuardedPool:
         reused = conn.sock
         conn.arm(kw["timeout"].deadline)
         try:
-            return super()._make_request(conn, *args, **kw)  # type: ignore[misc]
+            return self._exchange(conn, *args, **kw)
         except ConnectionError:
             if reused is None or reused.heard:
                 raise
         # A receiver may close an idle connection at the very moment it is used again (RFC 9112
         # §9.3.1). It said nothing to this request, so a fresh connection gets it, in the same time.
         conn.close()
-        return super()._make_request(conn, *args, **kw)  # type: ignore[misc]
+        return self._exchange(conn, *args, **kw)
+
+    def _exchange(self, conn: Any, *args: Any, **kw: Any) -> Any:
+        response = super()._make_request(conn, *args, **kw)  # type: ignore[misc]
+        if conn.wire is not None and conn.wire.ended:
+            # http.client takes the end of the connection for the end of the head (RFC 9112 §8).
+            response.close()
+            raise ConnectionAbortedError("the head of the answer broke off")
+        return response
 
 
 class GuardedHTTPConnectionPool(_GuardedPool, HTTPConnectionPool):

@@ -75,8 +75,9 @@ class Pipeline:
                 self._formats[endpoint.format] = formats.make(
                     endpoint.format, self._settings.redact, self._settings.keep
                 )
-        enabled = [endpoint for endpoint in endpoints if endpoint.enabled]
-        self.dispatcher.set_lanes([self._lane(endpoint) for endpoint in enabled])
+        # Those of before are left to their last attempts, and then to the garbage collector.
+        self._senders = {one.name: Sender(one) for one in endpoints if one.enabled}
+        self.dispatcher.set_lanes(self._lane(one) for one in endpoints if one.enabled)
         self.subscriptions = Subscriptions(endpoints)
 
     def use_default(self, default: BodyFormat) -> None:
@@ -183,7 +184,7 @@ class Pipeline:
         self._leaving = True
         self.listener.leave()
         self.dispatcher.stop()
-        lifecycle.remove(self)
+        self._end()
 
     def last_chance(self) -> None:
         """Try what waits for a retry now: there may be no later."""
@@ -234,7 +235,12 @@ class Pipeline:
         return reached.wait(timeout)
 
     def _last_fanned_out(self) -> None:
-        self.dispatcher.drain(lambda: lifecycle.remove(self))
+        self.dispatcher.drain(self._end)
+
+    def _end(self) -> None:
+        lifecycle.remove(self)
+        for sender in self._senders.values():
+            sender.close()
 
     def _lane(self, endpoint: Endpoint) -> LaneSettings:
         policy = WebhookRetry(
@@ -245,7 +251,7 @@ class Pipeline:
         share = min(cast(int, endpoint.max_concurrency), self._settings.max_concurrency)
         return LaneSettings(
             name=endpoint.name,
-            send=Sender(endpoint),
+            send=self._senders[endpoint.name],
             policy=policy,
             capacity=self._settings.queue_capacity,
             share=share,

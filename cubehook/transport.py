@@ -51,6 +51,7 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLError, "TLS failed"),
     (ConnectionRefusedError, "connection refused"),
     (http.client.RemoteDisconnected, "connection closed"),
+    (ConnectionAbortedError, "connection closed"),
     (ConnectionError, "connection reset"),
     (http.client.HTTPException, "malformed answer"),
     (NewConnectionError, "connection failed"),

@@ -1,0 +1,1 @@
+"""Measurements and endurance runs; nothing here is a test, and nothing here is installed."""
