@@ -174,7 +174,10 @@ def _endpoint(item: object, index: int, settings: Settings, problems: list[str])
     if len(problems) > before:
         return None
     filled = {key: getattr(settings, key) for key in DELIVERY_CHECKS} | values
-    return Endpoint(**({"name": f"endpoint-{index}"} | filled))
+    try:
+        return Endpoint(**({"name": f"endpoint-{index}"} | filled))
+    except ConfigError:
+        return None  # by a setting of the handler's, which is among the problems already
 
 
 def _as_given(endpoint: Endpoint) -> dict[str, Any]:

@@ -7,9 +7,11 @@ entry in a heap and holds no thread.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from cubehook import threads
@@ -39,6 +41,7 @@ class Dispatcher:
         self._timer = threading.Condition(self._lock)  # … but one, which waits for what is due
         self._ended = threading.Condition(self._lock)  # who flushes waits here
         self._threads = self._idle = self._waiters = 0
+        self._circuits: deque[tuple[str, bool]] = deque()  # changes that are not yet logged
         self._watched_until: float | None = None  # what the one with the timer waits for
         self._has_timer = self._stopping = self._draining = False
         self._when_drained: Callable[[], None] = lambda: None
@@ -120,9 +123,11 @@ class Dispatcher:
         """
         finished: tuple[Job, Outcome] | None = None
         while (job := self._exchange(finished, last, ends)) is not None:
+            self._report_circuits()
             outcome = self._attempt(job, ends)
             _report(job, outcome)
             finished = job, outcome
+        self._report_circuits()
 
     def _attempt(self, job: Job, ends: float | None) -> Outcome:
         limit = None if ends is None else max(ends - self._clock(), 0.001)
@@ -139,9 +144,7 @@ class Dispatcher:
         """Hand in an outcome and get the next attempt; None: the thread may go."""
         with self._lock:
             if finished is not None:
-                self._schedule.settle(*finished, self._clock())
-                self._end_if_drained()
-                self._tell_waiters()
+                self._settle(*finished)
             while not self._stopping:
                 job = self._schedule.next(self._clock())
                 if job is not None:
@@ -156,6 +159,21 @@ class Dispatcher:
                 self._threads -= 1
                 self._wake_all()
             return None
+
+    def _settle(self, job: Job, outcome: Outcome) -> None:
+        was_open = job.lane.open
+        self._schedule.settle(job, outcome, self._clock())
+        if job.lane.open != was_open:
+            self._circuits.append((job.lane.name, job.lane.open))
+        self._end_if_drained()
+        self._tell_waiters()
+
+    def _report_circuits(self) -> None:
+        """Log, without the lock, which circuits have opened and closed."""
+        while self._circuits:
+            with contextlib.suppress(IndexError):  # another worker was faster
+                name, opened = self._circuits.popleft()
+                logger.warning("endpoint %r: circuit %s", name, "open" if opened else "closed")
 
     # The threads and their waiting. All of it with the lock held.
 

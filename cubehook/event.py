@@ -35,11 +35,9 @@ _ID_NAMESPACE = uuid.UUID("6d9c1f8e-5a0b-5c0e-9c55-2f5a1a0c7c11")
 # What every record has; everything else on a record is the application's.
 _STANDARD = tuple(vars(logging.makeLogRecord({})))
 _STANDARD_COUNT = len(_STANDARD)
-_NOT_FIELDS = frozenset(
-    {*_STANDARD, "message", "asctime", "taskName"}
-    # The body's own names are never overwritten, and the id has its place already.
-    | {"id", "timestamp", "level", "event", "event_id"}
-)
+_RECORDS_OWN = frozenset({*_STANDARD, "message", "asctime", "taskName"})
+# The body's own names are never overwritten, and the id has its place already.
+_BODYS_OWN = frozenset({"id", "timestamp", "level", "event", "event_id"})
 _LEVELS = {
     "error": logging.ERROR,
     "warn": logging.WARNING,
@@ -104,6 +102,7 @@ class Event:
 
     @classmethod
     def _build(cls, name: str, source: Attributes, attributes: Attributes) -> Event:
+        left_out = _BODYS_OWN | _RECORDS_OWN if source is attributes else _BODYS_OWN
         return cls(
             id=_event_id(source.get("event_id")),
             name=name,
@@ -112,7 +111,7 @@ class Event:
             fields={
                 key: value
                 for key, value in source.items()
-                if key not in _NOT_FIELDS and not (isinstance(key, str) and key.startswith("_"))
+                if key not in left_out and not (isinstance(key, str) and key.startswith("_"))
             },
             key=_key(source.get("sandbox_id")),
         )

@@ -106,21 +106,28 @@ class WebhookHandler(logging.Handler):
             if not passed:
                 return passed
             if isinstance(passed, logging.LogRecord):
-                record, attributes = passed, passed.__dict__
+                record = passed
         elif (
             "event" not in attributes
             and attributes["msg"].__class__ is str
             and "extra" not in attributes
         ):
             return False
-        name = tag(attributes)
+        try:
+            wanted = self._wants(record)
+        except Exception:  # a tag of a class that does strange things
+            self.handleError(record)
+            return False
+        if wanted:
+            self.emit(record)
+        return wanted and record
+
+    def _wants(self, record: logging.LogRecord) -> bool:
+        name = tag(record.__dict__)
         if name is None or not self._pipeline.subscriptions[name]:
             return False
         # What cubehook logs itself is never an event: it would feed itself.
-        if threads.is_own() or record.name.startswith("cubehook"):
-            return False
-        self.emit(record)
-        return record
+        return not threads.is_own() and str(record.name).partition(".")[0] != "cubehook"
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue the event that ``record`` carries."""
@@ -134,9 +141,9 @@ class WebhookHandler(logging.Handler):
         self._pipeline.intake.handleError(record)
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:
-        """Write the bodies of endpoints without a format of their own with ``fmt``.
+        """Write the bodies of endpoints of format ``cube``, the default, with ``fmt`` instead.
 
-        It is shown redacted fields only. None: format ``cube``.
+        It is shown redacted fields only. None: format ``cube`` as it was.
         """
         if fmt is None:
             fmt = WebhookFormatter(redact=self._settings.redact, keep=self._settings.keep)
@@ -172,7 +179,6 @@ class WebhookHandler(logging.Handler):
         else:
             pipeline.last_chance()
             pipeline.flush(self._time_to_close())
-            pipeline.report()
             pipeline.stop()
         super().close()
 

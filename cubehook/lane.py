@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import NamedTuple
 
 from cubehook.attempt import Message
@@ -177,7 +178,7 @@ class Lane:
             delivered=counts["delivered"],
             retried=counts["retried"],
             dead=counts["dead"],
-            dropped=dict(self._dropped),
+            dropped=MappingProxyType(dict(self._dropped)),
             queued=len(self.ready) + self._held_count,
             in_flight=self.in_flight,
             waiting=self.waiting,

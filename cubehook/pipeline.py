@@ -57,9 +57,10 @@ class Pipeline:
         self.dispatcher = Dispatcher(settings.max_concurrency)
         self._formats: dict[str, BodyFormat] = {DEFAULT_FORMAT: default}
         self._dropped: Counter[str] = Counter()  # events; written by the listener's thread alone
+        self._dropping = False  # something was dropped that no warning has told
         self._warned_at = -WARNING_INTERVAL
         self._warned_of: Counter[str] = Counter()
-        self._started = self._closed = self._leaving = False
+        self._started = self._closed = self._leaving = self._stopped = False
         self._starting = threading.Lock()
         self.configure(endpoints)
 
@@ -120,8 +121,10 @@ class Pipeline:
             self._dropped["unsubscribed" if event else "invalid_name"] += 1
         dropped = self.dispatcher.submit(self._batch(event, endpoints) if event else ())
         if dropped or not endpoints or self.intake.dropping:
-            self.intake.dropping = False
-            self._warn()
+            self.intake.dropping, self._dropping = False, True
+        if self._dropping and time.monotonic() - self._warned_at >= WARNING_INTERVAL:
+            self._dropping = False
+            self._warn_of_drops()
 
     def _batch(
         self, event: Event, endpoints: tuple[Endpoint, ...]
@@ -145,10 +148,7 @@ class Pipeline:
             return TOO_LARGE
         return Message(event.id, event.name, event.key, body_format.content_type, body)
 
-    def _warn(self) -> None:
-        """Say what was dropped since the last warning, unless that was a moment ago."""
-        if time.monotonic() - self._warned_at < WARNING_INTERVAL:
-            return
+    def _warn_of_drops(self) -> None:
         dropped = Counter(self.stats().dropped)
         recent = dropped - self._warned_of
         self._warned_at, self._warned_of = time.monotonic(), dropped
@@ -179,9 +179,12 @@ class Pipeline:
             self.listener.leave()
 
     def stop(self) -> None:
-        """The end: let the threads go, whatever is left."""
+        """The end: say what is left, and let the threads go."""
         self.shut()
-        self._leaving = True
+        if self._stopped:
+            return
+        self._stopped = self._leaving = True
+        self.report()
         self.listener.leave()
         self.dispatcher.stop()
         self._end()
@@ -192,6 +195,7 @@ class Pipeline:
 
     def report(self) -> None:
         """Say in one line what is left undelivered, if anything is."""
+        self._warn_of_drops()
         stats = self.stats()
         if stats.pending:
             logger.error(

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from cubehook.errors import VerificationError
 from cubehook.signing._scheme import Scheme
 from cubehook.signing.cube import CubeScheme
 
 __all__ = ["Scheme", "find", "known", "verify"]
+
+
+class HasItems(Protocol):
+    """Headers as ``http.server`` and others have them: no mapping, but with ``items()``."""
+
+    def items(self) -> Iterable[tuple[Any, Any]]:
+        """Names and values."""
+
 
 _SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (CubeScheme(),)}
 
@@ -28,7 +36,7 @@ def find(name: str) -> Scheme:
 
 def verify(
     body: bytes,
-    headers: Mapping[str, Any] | Iterable[tuple[str, Any]],
+    headers: HasItems | Iterable[tuple[Any, Any]],
     secret: str | bytes | Iterable[str | bytes],
     *,
     tolerance: float = 300,
@@ -37,7 +45,7 @@ def verify(
     """Check a received webhook and return its parsed body.
 
     body: the raw bytes as received; a body parsed and written again will not match.
-    headers: any mapping or pairs of names and values; names in any case, values str or bytes.
+    headers: a mapping, anything with ``items()``, or pairs; names in any case, values str or bytes.
     secret: the secret, or several while one is being replaced.
     tolerance: how far the signed timestamp may be from now, in seconds, either way.
     scheme: the scheme's name; None: the one whose signature header is there.
@@ -61,21 +69,14 @@ def verify(
     return payload
 
 
-def _lowered(headers: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dict[str, str]:
-    items = headers.items() if isinstance(headers, Mapping) else _pairs(headers)
+def _lowered(headers: Any) -> dict[str, str]:
     lowered: dict[str, str] = {}
-    for name, value in items:
+    for name, value in headers.items() if hasattr(headers, "items") else headers:
         key = _text(name).lower()
         # A repeated header is one list (RFC 9110 §5.3); where a list makes no sense, such as in a
         # timestamp, it is malformed then.
         lowered[key] = f"{lowered[key]}, {_text(value)}" if key in lowered else _text(value)
     return lowered
-
-
-def _pairs(headers: Any) -> Iterable[tuple[Any, Any]]:
-    # email.message.Message (http.server) has items() and is no Mapping.
-    pairs: Iterable[tuple[Any, Any]] = headers.items() if hasattr(headers, "items") else headers
-    return pairs
 
 
 def _text(value: object) -> str:
