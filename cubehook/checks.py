@@ -17,17 +17,22 @@ _LONGEST_SECONDS = 31_622_400.0  # a leap year; longer waits overflow some platf
 
 
 def run(
-    checks: Mapping[str, Check], given: Mapping[Any, object], place: str, problems: list[str]
+    checks: Mapping[str, Check],
+    given: Mapping[Any, object],
+    place: str,
+    problems: list[str],
+    others: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The normalised values of ``given``; what is wrong is added to ``problems``.
 
-    ``place`` stands before each problem, such as ``endpoint 'ops': `` or nothing.
+    ``place`` stands before each problem, such as ``endpoint 'ops': `` or nothing; ``others`` are
+    keys that are checked elsewhere, but may be what an unknown one was to be.
     """
     values: dict[str, Any] = {}
     for key, value in given.items():
         check = checks.get(key) if isinstance(key, str) else None
         if check is None:
-            problems.append(place + _unknown(key, checks))
+            problems.append(place + _unknown(key, (*checks, *others)))
             continue
         try:
             values[key] = check(value)
@@ -47,7 +52,7 @@ def seconds(value: object) -> float:
     """A number of seconds above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"must be a number of seconds, not {kind(value)}")
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:  # nor NaN
         raise ValueError("must be greater than 0 and finite")
     if value > _LONGEST_SECONDS:
         raise ValueError(f"must be at most {_LONGEST_SECONDS:.0f} seconds")
@@ -108,10 +113,10 @@ def kind(value: object) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _unknown(key: object, checks: Mapping[str, Check]) -> str:
+def _unknown(key: object, known: Sequence[str]) -> str:
     if not isinstance(key, str):
         return f"a key must be a string, not {kind(key)}"
     # A long or odd key is a value in the wrong place, perhaps a secret.
     shown = f"unknown key {key!r}" if len(key) <= 40 and key.isidentifier() else "unknown key"
-    near = difflib.get_close_matches(key[:40], checks, n=1)
+    near = difflib.get_close_matches(key[:40], known, n=1)
     return f"{shown} (did you mean {near[0]!r}?)" if near else shown

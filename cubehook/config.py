@@ -7,7 +7,6 @@ a file; every problem names the endpoint and the key, never a value.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -17,6 +16,7 @@ from cubehook import checks
 from cubehook import endpoint as endpoints_
 from cubehook.endpoint import DELIVERY_CHECKS, Endpoint
 from cubehook.errors import ConfigError
+from cubehook.secret import variable
 
 ENDPOINTS_VARIABLE = "CUBE_API_WEBHOOK_ENDPOINTS"
 MAX_PAYLOAD_CEILING = 1_048_576
@@ -77,9 +77,11 @@ def load(endpoints: object = None, options: Mapping[str, object] | None = None) 
     Raises `ConfigError` listing every problem at once.
     """
     problems: list[str] = []
-    values = checks.run(SETTING_CHECKS, options or {}, "", problems)
+    given = options or {}
+    values = checks.run(SETTING_CHECKS, given, "", problems, others=("endpoints", "level"))
     settings = Settings(**values)
-    if settings.backoff_initial > settings.backoff_max:
+    readable = all(key in values for key in ("backoff_initial", "backoff_max") if key in given)
+    if readable and settings.backoff_initial > settings.backoff_max:
         problems.append("backoff_initial: must not be greater than backoff_max")
     loaded = load_endpoints(endpoints, settings, problems)
     if problems:
@@ -109,7 +111,7 @@ def load_endpoints(
 
 def _given(endpoints: object, problems: list[str]) -> list[Any]:
     if endpoints is None:
-        return _parsed(os.environ.get(ENDPOINTS_VARIABLE, ""), ENDPOINTS_VARIABLE, problems)
+        return _parsed(variable(ENDPOINTS_VARIABLE) or "", ENDPOINTS_VARIABLE, problems)
     if isinstance(endpoints, str):
         return _referenced(endpoints, problems)
     if not checks.is_list(endpoints):
@@ -120,9 +122,10 @@ def _given(endpoints: object, problems: list[str]) -> list[Any]:
 
 def _referenced(reference: str, problems: list[str]) -> list[Any]:
     kind, _, name = reference.partition(":")
-    if kind == "env" and name in os.environ:
-        return _parsed(os.environ[name], "endpoints", problems)
     if kind == "env":
+        text = variable(name)
+        if text is not None:
+            return _parsed(text, "endpoints", problems)
         problems.append("endpoints: names an environment variable that is not set")
     elif kind == "file":
         try:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from cubehook import threads
 from cubehook.attempt import Message
 from cubehook.lane import LaneSettings
+from cubehook.notices import notice
 from cubehook.outcome import Dead, Delivered, Failure, Outcome
 from cubehook.schedule import Census, Job, Schedule
 
@@ -44,6 +45,7 @@ class Dispatcher:
         self._circuits: deque[tuple[str, bool]] = deque()  # changes that are not yet logged
         self._watched_until: float | None = None  # what the one with the timer waits for
         self._has_timer = self._stopping = self._draining = False
+        self._short = False  # there should be more threads, and there can be none
         self._when_drained: Callable[[], None] = lambda: None
 
     # What the listener and the handler call.
@@ -74,7 +76,7 @@ class Dispatcher:
             last = self._schedule.new_generation()
             self._waiters += 1
             while self._schedule.pending_of(last) and self._can_end_before(ends):
-                if self._threads == 0:
+                if self._threads == 0 or (self._short and self._schedule.in_line):
                     self._help(last, ends)
                 else:
                     self._ended.wait(ends - self._clock())
@@ -130,7 +132,9 @@ class Dispatcher:
         self._report_circuits()
 
     def _attempt(self, job: Job, ends: float | None) -> Outcome:
-        limit = None if ends is None else max(ends - self._clock(), 0.001)
+        limit = None
+        if ends is not None:  # a helper is alone: each lane in line gets its part of the time
+            limit = max((ends - self._clock()) / (1 + self._schedule.in_line), 0.001)
         try:
             result = job.lane.send(job.delivery.message, limit)
         except Exception as error:
@@ -173,7 +177,13 @@ class Dispatcher:
         while self._circuits:
             with contextlib.suppress(IndexError):  # another worker was faster
                 name, opened = self._circuits.popleft()
-                logger.warning("endpoint %r: circuit %s", name, "open" if opened else "closed")
+                notice(
+                    logger,
+                    logging.WARNING,
+                    "endpoint %r: circuit %s",
+                    name,
+                    "open" if opened else "closed",
+                )
 
     # The threads and their waiting. All of it with the lock held.
 
@@ -195,9 +205,12 @@ class Dispatcher:
     def _start_thread(self) -> None:
         try:
             threads.start(f"worker-{self._threads}", self._run)
-        except RuntimeError:
-            return  # the interpreter is shutting down: who flushes will do the work
-        self._threads += 1
+        except RuntimeError:  # the interpreter is shutting down
+            self._short = True
+            self._ended.notify_all()  # who flushes will do the work
+        else:
+            self._short = False
+            self._threads += 1
 
     def _wait_for_work(self) -> bool:
         """False: the worker is not needed any more."""
@@ -205,12 +218,15 @@ class Dispatcher:
             return False
         self._idle += 1
         try:
+            due = self._schedule.next_due
             if self._has_timer:
+                if due != self._watched_until:
+                    self._timer.notify()
                 notified = self._work.wait(IDLE_SECONDS)
                 # A notice can cross with the end of the wait: look before leaving.
-                return notified or not self._has_timer or self._schedule.in_line
+                return notified or not self._has_timer or self._schedule.in_line > 0
             self._has_timer = True
-            self._watched_until = due = self._schedule.next_due
+            self._watched_until = due
             self._timer.wait(None if due is None else due - self._clock())
             self._has_timer = False
             return True
@@ -219,10 +235,10 @@ class Dispatcher:
 
     def _wait_as_helper(self, ends: float) -> bool:
         """False: there is no time left, or nothing to wait for."""
-        now, due = self._clock(), self._schedule.next_due
-        if now >= ends or due is None or due >= ends:
+        if not self._can_end_before(ends):
             return False
-        self._ended.wait(max(due - now, 0.0))
+        due = self._schedule.next_due
+        self._ended.wait(max(min(ends, ends if due is None else due) - self._clock(), 0.0))
         return True
 
     def _help(self, last: int, ends: float) -> None:
@@ -237,7 +253,7 @@ class Dispatcher:
     def _can_end_before(self, ends: float) -> bool:
         due = self._schedule.next_due
         possible = not self._schedule.idle or (due is not None and due < ends)
-        return possible and self._clock() < ends
+        return possible and self._clock() < ends and not self._stopping
 
     def _end_if_drained(self) -> None:
         if self._draining and not self._schedule.pending:
@@ -259,12 +275,29 @@ def _report(job: Job, outcome: Outcome) -> None:
     """Log what came of an attempt: names and counts only, never a URL or a value."""
     lane, message = job.lane, job.delivery.message
     if isinstance(outcome, Delivered):
-        logger.debug("endpoint %r: delivered %s", lane.name, message.id)
+        notice(logger, logging.DEBUG, "endpoint %r: delivered %s", lane.name, message.id)
         return
     what = (lane.name, message.event, message.id, len(job.delivery.retry.history) + 1)
     if not isinstance(outcome, Dead):
-        logger.warning("endpoint %r: %s %s: attempt %d failed: %s", *what, outcome.reason)
+        notice(
+            logger,
+            logging.WARNING,
+            "endpoint %r: %s %s: attempt %d failed: %s",
+            *what,
+            outcome.reason,
+        )
         return
-    logger.error("endpoint %r: %s %s is dead after attempt %d: %s", *what, outcome.reason)
+    notice(
+        logger,
+        logging.ERROR,
+        "endpoint %r: %s %s is dead after attempt %d: %s",
+        *what,
+        outcome.reason,
+    )
     if outcome.gone:
-        logger.error("endpoint %r is gone: off until the endpoints are updated", lane.name)
+        notice(
+            logger,
+            logging.ERROR,
+            "endpoint %r is gone: off until the endpoints are updated",
+            lane.name,
+        )

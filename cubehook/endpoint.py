@@ -22,6 +22,7 @@ MAX_NAME_LENGTH = 64
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # token, RFC 9110 §5.6.2
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # field-value, RFC 9110 §5.5
+_AUTHORITY_END = re.compile(r"[/?#]")  # RFC 3986 §3.2
 _UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 # Written by cubehook for each request; a configured value would break or forge them.
 _OWN_HEADERS = frozenset(
@@ -70,12 +71,14 @@ class Endpoint:
     max_concurrency: int | None = None
 
     def __post_init__(self) -> None:
-        given = {
-            item.name: value
-            for item in fields(self)
-            # What stands at its default needs no check, and None is the default of the limits.
-            if (value := getattr(self, item.name)) is not None and value is not item.default
-        }
+        given = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is None and item.name != "url":
+                default = {} if item.name == "headers" else item.default
+                object.__setattr__(self, item.name, default)
+            elif value is not item.default:  # what stands at its default needs no check
+                given[item.name] = value
         problems: list[str] = []
         for key, value in inspect(given, place(given), problems).items():
             object.__setattr__(self, key, value)
@@ -151,7 +154,7 @@ def _url(value: object) -> str:
         raise ValueError("must begin with https:// or http://")
     if not parts.host:
         raise ValueError("has no host")
-    if parts.auth is not None:
+    if "@" in _AUTHORITY_END.split(text.partition("//")[2], maxsplit=1)[0]:
         raise ValueError("must not hold a user name or password")
     if parts.fragment is not None:
         raise ValueError("must not hold a fragment (#…)")
@@ -210,7 +213,7 @@ def _scheme(value: object) -> tuple[str, ...]:
 def _format(value: object) -> str:
     text = checks.string(value)
     try:
-        formats.find(text)
+        formats.make(text, (), ())
     except LookupError as error:
         known = ", ".join(formats.known())
         raise ValueError(f"{error.args[0]}; known are {known}, or a dotted path") from None

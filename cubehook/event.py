@@ -7,7 +7,6 @@ The snapshot is made in the application's thread and is therefore cheap and does
 from __future__ import annotations
 
 import logging
-import math
 import re
 import time
 import uuid
@@ -90,10 +89,10 @@ class Event:
     @classmethod
     def from_attributes(cls, attributes: Attributes) -> Event | None:
         """The same for the attributes of a record (see `snapshot`)."""
-        name = tag(attributes)
-        if name is None or not is_event_name(name):
+        found = _tagged(attributes)
+        if found is None or not is_event_name(found[0]):
             return None
-        return cls._build(name, _source(attributes), attributes)
+        return cls._build(*found, attributes)
 
     @classmethod
     def untagged(cls, record: logging.LogRecord) -> Event:
@@ -148,16 +147,8 @@ def tag(attributes: Attributes) -> str | None:
     (loguru). In the latter two it may also be the message of an ordinary log line, so there
     only a legal name counts.
     """
-    name = attributes.get("event")
-    if isinstance(name, str):
-        # An Enum with a str mixin hashes by member, a plain str by text.
-        return str.__str__(name)
-    for nested in (attributes.get("msg"), attributes.get("extra")):
-        if isinstance(nested, dict):
-            name = nested.get("event")
-            if isinstance(name, str) and is_event_name(text := str.__str__(name)):
-                return text
-    return None
+    found = _tagged(attributes)
+    return found[0] if found else None
 
 
 def snapshot(record: logging.LogRecord) -> Attributes:
@@ -172,16 +163,18 @@ def snapshot(record: logging.LogRecord) -> Attributes:
     copied = vars(record).copy()
     # No part of an event, and they would keep the application's frames and objects alive.
     copied["args"] = copied["exc_info"] = None
-    # Extras come after the standard attributes, which need no look, apart from the message.
-    # A subclass of LogRecord may have set its own attributes first.
-    start = _STANDARD_COUNT if record.__class__ is logging.LogRecord else 0
+    # Extras come after the standard attributes, which need no look, apart from the message; unless
+    # a subclass of LogRecord or a filter has changed the order.
+    items = islice(copied.items(), _STANDARD_COUNT - 1, None)
+    if next(items, ("",))[0] != _STANDARD[-1]:
+        items = islice(copied.items(), None)
     copier = None
-    for name, value in islice(copied.items(), start, None):
-        if value.__class__ not in _SCALARS:
+    for name, value in items:
+        if type(value) not in _SCALARS:
             copier = copier or _Copier()
             copied[name] = copier.copy(value)
-    if record.msg.__class__ is not str:
-        copied["msg"] = (copier or _Copier()).copy(record.msg)
+    if type(copied.get("msg")) is not str:
+        copied["msg"] = (copier or _Copier()).copy(copied.get("msg"))
     return copied
 
 
@@ -190,38 +183,42 @@ class _Copier:
 
     def __init__(self) -> None:
         self._items_left = MAX_SNAPSHOT_ITEMS
-        self._copies: dict[int, tuple[object, object]] = {}
+        # By id: the original (whose id must not be given to another object meanwhile), the copy,
+        # and how deep it was made: what stands less deep is copied further down.
+        self._copies: dict[int, tuple[object, object, int]] = {}
+        self._cut = False  # something stood too deep to be copied
 
     def copy(self, value: Any, depth: int = 0) -> Any:
-        if value.__class__ in _SCALARS or depth > _MAX_DEPTH:
+        kind = type(value)
+        self._cut |= depth > _MAX_DEPTH
+        if kind in _SCALARS or depth > _MAX_DEPTH:
             return value
         known = self._copies.get(id(value))
-        if known is not None:
+        if known is not None and (known[2] <= depth or not self._cut):
             return known[1]
-        if isinstance(value, dict):
+        if issubclass(kind, dict):
             return self._dict(value, depth)
-        if isinstance(value, list | set | frozenset | deque):
+        if issubclass(kind, list | set | frozenset | deque):
             return self._items(value, depth)
-        if isinstance(value, tuple) and (type(value) is tuple or hasattr(value, "_fields")):
+        if kind is tuple or (issubclass(kind, tuple) and hasattr(kind, "_fields")):
             return self._tuple(value, depth)
-        return bytes(value) if isinstance(value, bytearray) else value
+        return bytes(value) if issubclass(kind, bytearray) else value
 
     def _dict(self, value: dict[Any, Any], depth: int) -> dict[Any, Any]:
         self._spend(len(value))
         copied: dict[Any, Any] = dict.copy(value)  # in one step: other threads may be writing
-        # The original is kept too: its id must not be given to another object meanwhile.
-        self._copies[id(value)] = (value, copied)
+        self._copies[id(value)] = (value, copied, depth)
         for key, item in copied.items():
-            if item.__class__ not in _SCALARS:
+            if type(item) not in _SCALARS:
                 copied[key] = self.copy(item, depth + 1)
         return copied
 
     def _items(self, value: Any, depth: int) -> Any:
         self._spend(len(value))
-        if isinstance(value, set | frozenset):
+        if issubclass(type(value), set | frozenset):
             return set(value)  # its items are hashable, so they do not change
         copied = list(value)
-        self._copies[id(value)] = (value, copied)
+        self._copies[id(value)] = (value, copied, depth)
         copied[:] = [self.copy(item, depth + 1) for item in copied]
         return copied
 
@@ -229,7 +226,7 @@ class _Copier:
         self._spend(len(value))
         # A named tuple stays one, and its own constructor is not called.
         copied = tuple.__new__(type(value), [self.copy(item, depth + 1) for item in value])
-        self._copies[id(value)] = (value, copied)
+        self._copies[id(value)] = (value, copied, depth)
         return copied
 
     def _spend(self, items: int) -> None:
@@ -238,17 +235,21 @@ class _Copier:
             raise TooLargeError
 
 
-def _source(attributes: Attributes) -> Attributes:
-    """The mapping that carries the tag: the record's attributes or one of the nested dicts."""
-    if isinstance(attributes.get("event"), str):
-        return attributes
-    message = attributes["msg"]
-    nested: Attributes = (
-        message
-        if isinstance(message, dict) and isinstance(message.get("event"), str)
-        else attributes["extra"]
-    )
-    return nested
+def _tagged(attributes: Attributes) -> tuple[str, Attributes] | None:
+    """The event name, and the mapping that carries it: the attributes or one of the nested dicts.
+
+    By type(), here and in the snapshot: ``isinstance`` asks a foreign object for its ``__class__``.
+    """
+    name = attributes.get("event")
+    if issubclass(type(name), str):
+        # An Enum with a str mixin hashes by member, a plain str by text.
+        return str.__str__(name), attributes  # type: ignore[arg-type]
+    for nested in (attributes.get("msg"), attributes.get("extra")):
+        if issubclass(type(nested), dict):
+            name = dict.get(nested, "event")  # type: ignore[arg-type]
+            if issubclass(type(name), str) and is_event_name(str.__str__(name)):  # type: ignore[arg-type]
+                return str.__str__(name), nested  # type: ignore[arg-type,return-value]
+    return None
 
 
 def _event_id(given: object) -> str:
@@ -257,10 +258,13 @@ def _event_id(given: object) -> str:
     One that cannot (the signed parts are joined by dots, WIRE.md) gives a UUID made of its text,
     so that the same event logged again still has the same id.
     """
-    if given is None or given == "":
-        return str(uuid.uuid4())
     try:
-        text = str(given)
+        # An object without a text of its own has one with its place in memory.
+        kind = type(given)
+        nameless = kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__
+        text = "" if given is None or nameless else str(given)
+        if not text:
+            return str(uuid.uuid4())
         if _ID.fullmatch(text):
             return text
         return str(uuid.uuid5(_ID_NAMESPACE, text.encode("utf-8", "replace").decode()))
@@ -269,7 +273,7 @@ def _event_id(given: object) -> str:
 
 
 def _event_time(created: object) -> float:
-    if isinstance(created, int | float) and math.isfinite(created) and 0 <= created < _YEAR_10000:
+    if isinstance(created, int | float) and 0 <= created < _YEAR_10000:  # no NaN is
         return float(created)
     return time.time()  # a record made by hand, without a usable time
 
@@ -280,4 +284,4 @@ def _level(levelno: object) -> str:
 
 
 def _key(sandbox_id: object) -> str | None:
-    return str(sandbox_id) if isinstance(sandbox_id, str | int) else None
+    return str(sandbox_id) if isinstance(sandbox_id, str | int | uuid.UUID) else None

@@ -109,7 +109,7 @@ class WebhookHandler(logging.Handler):
                 record = passed
         elif (
             "event" not in attributes
-            and attributes["msg"].__class__ is str
+            and type(attributes.get("msg")) is str
             and "extra" not in attributes
         ):
             return False
@@ -176,7 +176,7 @@ class WebhookHandler(logging.Handler):
         pipeline.shut()
         if lifecycle.holds_logging_lock():
             pipeline.drain()
-        else:
+        elif not pipeline.stopped:
             pipeline.last_chance()
             pipeline.flush(self._time_to_close())
             pipeline.stop()

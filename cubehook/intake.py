@@ -15,7 +15,8 @@ from typing import Any
 
 from cubehook import threads
 from cubehook.endpoint import Endpoint
-from cubehook.event import Attributes, TooLargeError, snapshot
+from cubehook.event import MAX_NAME_LENGTH, Attributes, TooLargeError, snapshot
+from cubehook.notices import notice
 from cubehook.stats import Tally
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Subscriptions(dict[str, tuple[Endpoint, ...]]):
 
     def __missing__(self, name: str) -> tuple[Endpoint, ...]:
         found = tuple(endpoint for endpoint in self._endpoints if endpoint.subscribes(name))
-        if len(self) < MAX_REMEMBERED_NAMES:
+        if len(self) < MAX_REMEMBERED_NAMES and len(name) <= MAX_NAME_LENGTH:
             self[name] = found
         return found
 
@@ -129,7 +130,7 @@ class EventQueueListener(QueueListener):
             else:
                 super().handle(record)
         except Exception as error:
-            logger.error("an event could not be handled (%s)", type(error).__name__)
+            notice(logger, logging.ERROR, "an event was lost (%s)", type(error).__name__)
 
     def drain(self) -> None:
         """Handle what is queued in the calling thread: where there can be no other."""

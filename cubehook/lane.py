@@ -27,16 +27,17 @@ class Delivery:
     """One event for one endpoint. ``retry``: the policy as it stands after the attempts so far.
 
     generation: which ``flush`` waits for it. floor: the moment a ``Retry-After`` forbids to be
-    early for.
+    early for. leads: it is the one of its key that the others wait for.
     """
 
-    __slots__ = ("floor", "generation", "message", "retry")
+    __slots__ = ("floor", "generation", "leads", "message", "retry")
 
     def __init__(self, message: Message, retry: WebhookRetry, generation: int = 0) -> None:
         self.message = message
         self.retry = retry
         self.generation = generation
         self.floor = 0.0
+        self.leads = False
 
 
 class LaneSettings(NamedTuple):
@@ -100,6 +101,7 @@ class Lane:
             self.ready.append(delivery)
         elif key not in self._held:
             self._held[key] = None
+            delivery.leads = True
             self.ready.append(delivery)
         else:
             held = self._held[key] = self._held[key] or deque()
@@ -158,10 +160,12 @@ class Lane:
         waiting: the lane's deliveries that the dispatcher had in its heap. Returns all that ended.
         """
         ended = [*self.ready, *waiting]
+        leading = {delivery.message.key for delivery in ended if delivery.leads}
         for held in self._held.values():
             ended += held or ()
+        # The keys that are left are led by attempts under way: what comes next waits for them.
+        self._held = dict.fromkeys(key for key in self._held if key not in leading)
         self.ready.clear()
-        self._held.clear()
         self._held_count = self.waiting = 0
         if reason is None:
             self._counts["dead"] += len(ended)
@@ -196,11 +200,13 @@ class Lane:
     def _release(self, delivery: Delivery) -> None:
         """The delivery has ended: the next one with its key may go."""
         key = delivery.message.key
-        if key is None or key not in self._held:
+        if key is None or not delivery.leads:
             return
         held = self._held[key]
         if held:
             self._held_count -= 1
-            self.ready.append(held.popleft())
+            following = held.popleft()
+            following.leads = True
+            self.ready.append(following)
         else:
             del self._held[key]

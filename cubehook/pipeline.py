@@ -31,6 +31,7 @@ from cubehook.intake import (
     Subscriptions,
 )
 from cubehook.lane import LaneSettings
+from cubehook.notices import notice
 from cubehook.retry import WebhookRetry
 from cubehook.stats import Stats
 
@@ -56,6 +57,7 @@ class Pipeline:
         self.listener = EventQueueListener(self._queue, self)  # type: ignore[arg-type]
         self.dispatcher = Dispatcher(settings.max_concurrency)
         self._formats: dict[str, BodyFormat] = {DEFAULT_FORMAT: default}
+        self._senders: dict[str, Sender] = {}
         self._dropped: Counter[str] = Counter()  # events; written by the listener's thread alone
         self._dropping = False  # something was dropped that no warning has told
         self._warned_at = -WARNING_INTERVAL
@@ -63,6 +65,11 @@ class Pipeline:
         self._started = self._closed = self._leaving = self._stopped = False
         self._starting = threading.Lock()
         self.configure(endpoints)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the end has come."""
+        return self._stopped
 
     @property
     def closed(self) -> bool:
@@ -76,10 +83,11 @@ class Pipeline:
                 self._formats[endpoint.format] = formats.make(
                     endpoint.format, self._settings.redact, self._settings.keep
                 )
-        # Those of before are left to their last attempts, and then to the garbage collector.
-        self._senders = {one.name: Sender(one) for one in endpoints if one.enabled}
+        former, self._senders = self._senders, {one.name: Sender(one) for one in endpoints}
         self.dispatcher.set_lanes(self._lane(one) for one in endpoints if one.enabled)
         self.subscriptions = Subscriptions(endpoints)
+        for name in former.keys() - self._senders.keys():
+            former[name].close()  # the others' are closed when their last attempt lets go of them
 
     def use_default(self, default: BodyFormat) -> None:
         """The format of endpoints that name none, from now on."""
@@ -142,7 +150,14 @@ class Pipeline:
         except Exception as error:
             # A format of the application's; the formats of cubehook do not fail.
             kind = type(body_format).__name__
-            logger.error("%s cannot be written (%s in %s)", event, type(error).__name__, kind)
+            notice(
+                logger,
+                logging.ERROR,
+                "%s cannot be written (%s in %s)",
+                event,
+                type(error).__name__,
+                kind,
+            )
             return FORMAT_ERROR
         if len(body) > self._settings.max_payload_bytes:
             return TOO_LARGE
@@ -153,7 +168,9 @@ class Pipeline:
         recent = dropped - self._warned_of
         self._warned_at, self._warned_of = time.monotonic(), dropped
         if recent:
-            logger.warning("dropped since the last such warning: %s", _words(recent))
+            notice(
+                logger, logging.WARNING, "dropped since the last such warning: %s", _words(recent)
+            )
 
     # In the threads of who flushes, closes and asks.
 
@@ -198,7 +215,9 @@ class Pipeline:
         self._warn_of_drops()
         stats = self.stats()
         if stats.pending:
-            logger.error(
+            notice(
+                logger,
+                logging.ERROR,
                 "closed with %d undelivered: %d queued, %d in flight, %d waiting for a retry",
                 *(stats.pending, stats.queued, stats.in_flight, stats.waiting),
             )
@@ -208,7 +227,7 @@ class Pipeline:
         # An event is counted as taken before it is fanned out: read in this order, none is missed.
         census = self.dispatcher.stats()
         queued = max(self.intake.taken.value() - census.fanned_out, 0)
-        lanes = [*census.endpoints.values(), *census.removed]
+        lanes = [*census.endpoints.values(), census.removed]
         dropped = self._dropped.copy()
         for reason, tally in self.intake.dropped.items():
             dropped[reason] += tally.value()

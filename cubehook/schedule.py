@@ -9,12 +9,13 @@ import heapq
 import itertools
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
+from functools import reduce
 from typing import NamedTuple
 
 from cubehook.attempt import Message
 from cubehook.lane import Delivery, Lane, LaneSettings
 from cubehook.outcome import Outcome, RetryAt
-from cubehook.stats import EndpointStats
+from cubehook.stats import NOTHING, EndpointStats
 
 
 class Job(NamedTuple):
@@ -26,11 +27,14 @@ class Job(NamedTuple):
 
 
 class Census(NamedTuple):
-    """The counts of all lanes at one moment. ``fanned_out``: events that reached the schedule."""
+    """The counts of all lanes at one moment.
+
+    fanned_out: events that reached the schedule. removed: the sum over endpoints that are gone.
+    """
 
     fanned_out: int
     endpoints: Mapping[str, EndpointStats]
-    removed: tuple[EndpointStats, ...]
+    removed: EndpointStats
 
 
 class _Due(NamedTuple):
@@ -49,7 +53,8 @@ class Schedule:
         self._most = most
         self._fanned_out = 0
         self._lanes: dict[str, Lane] = {}
-        self._retired: dict[str, Lane] = {}
+        self._retired: dict[str, Lane] = {}  # removed, with attempts still under way
+        self._former = NOTHING  # the sum over those that have none
         self._line: deque[Lane] = deque()  # lanes that can send, in turn
         self._suspects: deque[Lane] = deque()  # the same for lanes that are failing
         self._heap: list[_Due] = []
@@ -76,6 +81,8 @@ class Schedule:
             else:
                 known.reconfigure(each)
                 self._lanes[name] = known
+        for name in [name for name, lane in self._retired.items() if not lane.in_flight]:
+            self._former = self._former.plus(self._retired.pop(name).stats())
         self._unserved = sum(lane.in_flight == 0 for lane in self._lanes.values())
         for lane in self._lanes.values():
             self._enlist(lane, now)
@@ -141,9 +148,9 @@ class Schedule:
         return not (self._busy or self.in_line)
 
     @property
-    def in_line(self) -> bool:
-        """Whether a lane stands in line."""
-        return bool(self._line or self._suspects)
+    def in_line(self) -> int:
+        """How many lanes stand in line."""
+        return len(self._line) + len(self._suspects)
 
     @property
     def next_due(self) -> float | None:
@@ -164,7 +171,9 @@ class Schedule:
         return Census(
             fanned_out=self._fanned_out,
             endpoints={name: lane.stats() for name, lane in self._lanes.items()},
-            removed=tuple(lane.stats() for lane in self._retired.values()),
+            removed=reduce(
+                EndpointStats.plus, (lane.stats() for lane in self._retired.values()), self._former
+            ),
         )
 
     def _offer(self, lane: Lane, message: Message | str, now: float) -> bool:

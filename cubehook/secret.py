@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 
 _MAX_FILE_BYTES = 65_536
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +26,31 @@ class Secret:
         value = _read(source)
         if not value:
             raise ValueError("is empty")
+        if not value.isprintable() and _SURROGATE.search(value):
+            raise ValueError("is not valid Unicode")
         return cls(source, value)
 
     def __repr__(self) -> str:
         return "Secret(…)"
 
 
+def variable(name: str) -> str | None:
+    """The value of an environment variable; None where it is not set."""
+    try:
+        return os.environ.get(name)
+    except ValueError:  # a name that no variable can have
+        return None
+
+
 def _read(source: str) -> str:
-    kind, _, place = source.partition(":")
+    kind, colon, place = source.partition(":")
+    if not colon:
+        return source
     if kind == "env":
-        try:
-            return os.environ[place]
-        except KeyError:
-            raise ValueError("names an environment variable that is not set") from None
+        value = variable(place)
+        if value is None:
+            raise ValueError("names an environment variable that is not set")
+        return value
     if kind == "file":
         return _read_file(place)
     return source

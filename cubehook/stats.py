@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,29 @@ class EndpointStats:
     def pending(self) -> int:
         """Deliveries that have neither ended nor been dropped."""
         return self.queued + self.in_flight + self.waiting
+
+    def plus(self, other: EndpointStats) -> EndpointStats:
+        """The counts of both; the state and the failures in a row of this one."""
+        dropped = {
+            reason: self.dropped.get(reason, 0) + other.dropped.get(reason, 0)
+            for reason in {**self.dropped, **other.dropped}
+        }
+        return EndpointStats(
+            state=self.state,
+            received=self.received + other.received,
+            delivered=self.delivered + other.delivered,
+            retried=self.retried + other.retried,
+            dead=self.dead + other.dead,
+            dropped=MappingProxyType(dropped),
+            queued=self.queued + other.queued,
+            in_flight=self.in_flight + other.in_flight,
+            waiting=self.waiting + other.waiting,
+            failures_in_row=self.failures_in_row,
+        )
+
+
+NOTHING = EndpointStats("off", 0, 0, 0, 0, MappingProxyType({}), 0, 0, 0, 0)
+"""Where a sum begins."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,8 +116,7 @@ class WebhookAdapter(HTTPAdapter):
         Never raises an ``Exception``: what went wrong is a `Failure`.
         """
         request = self._prepared(headers, body)
-        longest = self._timeout if limit is None else min(limit, self._timeout)
-        timeout = AttemptTimeout(time.monotonic() + longest, self._connect_timeout)
+        timeout = self._attempt_timeout(limit)
         try:
             response = cast(WebhookResponse, self.send(request, timeout=timeout))
         except AddressRefusedError as refused:
@@ -140,7 +139,12 @@ class WebhookAdapter(HTTPAdapter):
         cert: Any = None,
         proxies: Any = None,  # nor is a proxy used
     ) -> Response:
-        """As in ``requests``, apart from what the docstring of the module rules out."""
+        """As in ``requests``, apart from what the docstring of the module rules out.
+
+        ``timeout`` in seconds can only shorten the endpoint's own.
+        """
+        if not isinstance(timeout, AttemptTimeout):
+            timeout = self._attempt_timeout(timeout if isinstance(timeout, int | float) else None)
         return super().send(request, stream=True, timeout=timeout)
 
     # The hooks that HTTPAdapter.send goes through. Everything they look up for each request in
@@ -162,6 +166,10 @@ class WebhookAdapter(HTTPAdapter):
     def build_response(self, req: PreparedRequest, resp: Any) -> WebhookResponse:
         """The answer, read as far as it may be."""
         return WebhookResponse.read(req, resp)
+
+    def _attempt_timeout(self, limit: float | None) -> AttemptTimeout:
+        longest = self._timeout if limit is None else min(limit, self._timeout)
+        return AttemptTimeout(time.monotonic() + longest, self._connect_timeout)
 
     def _prepared(self, headers: Mapping[str, str], body: bytes) -> PreparedRequest:
         # Not PreparedRequest.prepare: the URL was parsed and checked once, at configuration.

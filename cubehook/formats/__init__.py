@@ -39,8 +39,14 @@ def find(name: str) -> type[logging.Formatter]:
 
 
 def make(name: str, redact: Sequence[str], keep: Sequence[str]) -> BodyFormat:
-    """The format of that name or dotted path, with the handler's rules of redaction."""
+    """The format of that name or dotted path, with the handler's rules of redaction.
+
+    Raises LookupError where there is none, or it cannot be made.
+    """
     found = find(name)
-    if issubclass(found, WebhookFormatter):
-        return found(redact=redact, keep=keep)
-    return RedactedFormat(found(), Redactor(redact, keep))
+    try:
+        if issubclass(found, WebhookFormatter):
+            return found(redact=redact, keep=keep)
+        return RedactedFormat(found(), Redactor(redact, keep))
+    except Exception as error:  # of the application's class
+        raise LookupError(f"cannot be made ({type(error).__name__})") from None

@@ -95,9 +95,11 @@ def _choose(name: str | None, headers: Mapping[str, str]) -> Scheme:
 
 
 def _keys(scheme: Scheme, secret: str | bytes | Iterable[str | bytes]) -> list[bytes]:
-    secrets = [secret] if isinstance(secret, str | bytes) else list(secret)
-    texts = [one.decode("utf-8") if isinstance(one, bytes) else str(one) for one in secrets]
-    if not texts or not all(texts):
-        # An empty key verifies what anybody can sign.
+    if isinstance(secret, Mapping):
         raise VerificationError("no usable secret")
+    secrets = [secret] if isinstance(secret, str | bytes) else list(secret)
+    # The text of anything else, such as "None", is a key that can be guessed; so is an empty one.
+    if not secrets or not all(isinstance(one, str | bytes) and one for one in secrets):
+        raise VerificationError("no usable secret")
+    texts = (one.decode("utf-8") if isinstance(one, bytes) else one for one in secrets)
     return [scheme.key(text) for text in texts]
