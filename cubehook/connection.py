@@ -7,6 +7,7 @@ gets the time that is left, so a drip of bytes cannot stretch it.
 
 from __future__ import annotations
 
+import http.client
 import math
 import socket
 import ssl
@@ -18,6 +19,9 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from cubehook.addresses import AddressPolicy
 from cubehook.errors import CubehookError
+
+MAX_ANSWER_BYTES = 2 * 65_536
+"""What is taken in of one answer: 64 KiB for the head, and as much for the body."""
 
 
 class AddressRefusedError(CubehookError):
@@ -35,19 +39,19 @@ class ConnectTimeoutError(TimeoutError):
 class _Deadline:
     """Mixin of sockets: every operation ends at ``deadline`` (monotonic seconds).
 
-    heard: whether anything came in since that was last set to False. ended: whether the other side
-    has closed, as far as was read.
+    heard: how many bytes came in since that was last set to 0. ended: whether the other side has
+    closed, as far as was read.
     """
 
     deadline: float = math.inf
-    heard = False
+    heard = 0
     ended = False
 
     def _note(self, received: int) -> int:
-        if received:
-            self.heard = True
-        else:
-            self.ended = True
+        self.heard += received
+        self.ended = not received
+        if self.heard > MAX_ANSWER_BYTES:
+            raise http.client.HTTPException("the answer is too long")
         return received
 
     def _arm(self: Any) -> None:
@@ -82,9 +86,26 @@ class DeadlineTLSSocket(_Deadline, ssl.SSLSocket):
         return self._note(super().recv_into(*args, **kw))
 
     def send(self, *args: Any, **kw: Any) -> int:
-        """As ``ssl.SSLSocket.send``."""
+        """As ``ssl.SSLSocket.send``, with the error of a plain socket when the other side closed.
+
+        That one urllib3 passes over, to read the answer that may have come before the end.
+        """
         self._arm()
-        return super().send(*args, **kw)
+        try:
+            return super().send(*args, **kw)
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            raise BrokenPipeError from None
+
+
+class FinalResponse(http.client.HTTPResponse):
+    """Passes over every interim answer, not over 100 alone (RFC 9110 §15.2)."""
+
+    def _read_status(self) -> Any:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 100 < status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
 
 
 class _Guarded:
@@ -92,6 +113,7 @@ class _Guarded:
 
     guard: AddressPolicy
     secure: bool
+    response_class: Any = FinalResponse
     deadline: float = math.inf
     wire: DeadlineSocket | DeadlineTLSSocket | None = None
 
@@ -100,13 +122,25 @@ class _Guarded:
         self.deadline = deadline
         if self.sock is not None:
             self.sock.deadline = deadline
-            self.sock.heard = False
+            self.sock.heard = 0
 
     def connect(self: Any) -> None:
         """Connect, with TLS where the URL says so."""
-        super().connect()  # type: ignore[misc]
+        try:
+            super().connect()  # type: ignore[misc]
+        except ConnectTimeoutError:
+            raise
+        except TimeoutError:  # in the handshake
+            raise ConnectTimeoutError from None
         self.sock.deadline = self.deadline
         self.wire = self.sock  # http.client lets go of ``sock`` when the answer is the last
+
+    @property
+    def is_connected(self: Any) -> bool:
+        """Whether the connection can be used again: open, and with nothing left to read."""
+        # What TLS has decrypted already, a look at the file descriptor does not see.
+        unread = self.sock.pending() if isinstance(self.sock, ssl.SSLSocket) else 0
+        return not unread and bool(super().is_connected)  # type: ignore[misc]
 
     def _new_conn(self: Any) -> socket.socket:
         """A connected socket. urllib3 leaves this to subclasses; it wraps TLS around it after."""
@@ -119,9 +153,12 @@ class _Guarded:
             if refusal is not None:
                 raise AddressRefusedError(refusal)
         error: OSError = socket.gaierror("no addresses")
-        for family, kind, protocol, _, target in found:
+        for tried, (family, kind, protocol, _, target) in enumerate(found):
+            # One address that hangs shall not take the time of all.
+            now = time.monotonic()
+            share = now + (ends - now) / (len(found) - tried)
             try:
-                return _connected(family, kind, protocol, target, ends)
+                return _connected(family, kind, protocol, target, share, ends)
             except OSError as failed:
                 error = failed
         raise error
@@ -185,8 +222,10 @@ class GuardedHTTPSConnectionPool(_GuardedPool, HTTPSConnectionPool):
     ConnectionCls = GuardedHTTPSConnection
 
 
-def _connected(family: int, kind: int, protocol: int, target: Any, ends: float) -> DeadlineSocket:
-    left = ends - time.monotonic()
+def _connected(
+    family: int, kind: int, protocol: int, target: Any, share: float, ends: float
+) -> DeadlineSocket:
+    left = share - time.monotonic()
     if left <= 0:
         raise ConnectTimeoutError
     sock = DeadlineSocket(family, kind, protocol)

@@ -75,7 +75,7 @@ class Endpoint:
         for item in fields(self):
             value = getattr(self, item.name)
             if value is None and item.name != "url":
-                default = {} if item.name == "headers" else item.default
+                default = MappingProxyType({}) if item.name == "headers" else item.default
                 object.__setattr__(self, item.name, default)
             elif value is not item.default:  # what stands at its default needs no check
                 given[item.name] = value

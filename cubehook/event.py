@@ -243,12 +243,12 @@ def _tagged(attributes: Attributes) -> tuple[str, Attributes] | None:
     name = attributes.get("event")
     if issubclass(type(name), str):
         # An Enum with a str mixin hashes by member, a plain str by text.
-        return str.__str__(name), attributes  # type: ignore[arg-type]
+        return str.__str__(name), attributes
     for nested in (attributes.get("msg"), attributes.get("extra")):
         if issubclass(type(nested), dict):
             name = dict.get(nested, "event")  # type: ignore[arg-type]
-            if issubclass(type(name), str) and is_event_name(str.__str__(name)):  # type: ignore[arg-type]
-                return str.__str__(name), nested  # type: ignore[arg-type,return-value]
+            if issubclass(type(name), str) and is_event_name(str.__str__(name)):
+                return str.__str__(name), nested  # type: ignore[return-value]
     return None
 
 

@@ -21,6 +21,7 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.exceptions import (
     HTTPError,
+    InvalidHeader,
     NameResolutionError,
     NewConnectionError,
     ReadTimeoutError,
@@ -28,6 +29,7 @@ from urllib3.exceptions import (
 from urllib3.util import Retry, Timeout
 from urllib3.util.ssl_ import create_urllib3_context
 
+from cubehook import threads
 from cubehook.connection import (
     AddressRefusedError,
     ConnectTimeoutError,
@@ -47,6 +49,7 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "timeout"),
     (NameResolutionError, "name resolution failed"),
     (socket.gaierror, "name resolution failed"),
+    (UnicodeError, "name resolution failed"),  # a name that no DNS label can spell
     (ssl.SSLCertVerificationError, "certificate not valid"),
     (ssl.SSLError, "TLS failed"),
     (ConnectionRefusedError, "connection refused"),
@@ -54,6 +57,7 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionAbortedError, "connection closed"),
     (ConnectionError, "connection reset"),
     (http.client.HTTPException, "malformed answer"),
+    (InvalidHeader, "malformed answer"),
     (NewConnectionError, "connection failed"),
     (OSError, "network error"),
 )
@@ -118,7 +122,8 @@ class WebhookAdapter(HTTPAdapter):
         request = self._prepared(headers, body)
         timeout = self._attempt_timeout(limit)
         try:
-            response = cast(WebhookResponse, self.send(request, timeout=timeout))
+            with threads.own():  # what urllib3 logs of it names the URL
+                response = cast(WebhookResponse, self.send(request, timeout=timeout))
         except AddressRefusedError as refused:
             return Failure(refused.reason, final=True)
         except Exception as error:
@@ -213,9 +218,12 @@ def _tls_context() -> ssl.SSLContext:
 
 def _bounded(raw: urllib3.BaseHTTPResponse) -> tuple[bytes, bool]:
     """The body as far as it is read, undecoded, and whether that is all of it."""
+    if raw.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+        raw.close()  # what follows is not HTTP
+        return b"", False
     try:
         body = raw.read(MAX_RESPONSE_BYTES + 1, decode_content=False)
-        complete = len(body) <= MAX_RESPONSE_BYTES
+        complete = len(body) <= MAX_RESPONSE_BYTES and not raw.length_remaining
     except (HTTPError, OSError, http.client.HTTPException, ValueError):
         # The status line is the receiver's answer; a body that breaks off does not unsay it.
         body, complete = b"", False
