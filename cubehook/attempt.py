@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cubehook import signing
 from cubehook._version import __version__
@@ -24,9 +24,9 @@ class Message:
 
     id: str
     event: str
-    key: str | None
+    key: str | None = field(repr=False)
     content_type: str
-    body: bytes
+    body: bytes = field(repr=False)
 
 
 class Sender:

@@ -97,9 +97,7 @@ def load_endpoints(
     Raises `ConfigError`, unless ``problems`` is there to take what is wrong.
     """
     found: list[str] = []
-    given = _given(endpoints, found)
-    # A copy: ConvertingDict (logging.config) looks into every value it hands out.
-    items = [dict(item) if isinstance(item, Mapping) else item for item in given]
+    items = [_plain(item) for item in _given(_plain(endpoints), found)]
     loaded = [_endpoint(item, index, settings, found) for index, item in enumerate(items)]
     found += _duplicates(items)
     if problems is not None:
@@ -107,6 +105,18 @@ def load_endpoints(
     elif found:
         raise ConfigError(found)
     return tuple(one for one in loaded if one is not None)
+
+
+def _plain(value: object) -> Any:
+    """The value in plain dicts and lists.
+
+    Those of ``logging.config`` resolve ``cfg://`` and ``ext://`` only where an item is looked up.
+    """
+    if isinstance(value, Mapping):
+        return {key: _plain(value[key]) for key in value}
+    if isinstance(value, list):
+        return [_plain(value[index]) for index in range(len(value))]
+    return value
 
 
 def _given(endpoints: object, problems: list[str]) -> list[Any]:

@@ -13,6 +13,7 @@ from cubehook.config import Settings, load, load_endpoints
 from cubehook.endpoint import Endpoint
 from cubehook.event import tag
 from cubehook.formats import BodyFormat, RedactedFormat, WebhookFormatter
+from cubehook.intake import ERROR
 from cubehook.pipeline import Pipeline
 from cubehook.redaction import Redactor
 from cubehook.stats import Stats
@@ -130,7 +131,7 @@ class WebhookHandler(logging.Handler):
         return not threads.is_own() and str(record.name).partition(".")[0] != "cubehook"
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue the event that ``record`` carries."""
+        """Queue the event that ``record`` carries. Nothing is raised, nothing waits."""
         try:
             self._pipeline.take(record)
         except Exception:
@@ -138,7 +139,7 @@ class WebhookHandler(logging.Handler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Count the event as dropped; the inherited method prints it, and it is payload."""
-        self._pipeline.intake.handleError(record)
+        self._pipeline.intake.refuse(ERROR)
 
     def setFormatter(self, fmt: logging.Formatter | None) -> None:
         """Write the bodies of endpoints of format ``cube``, the default, with ``fmt`` instead.
@@ -160,10 +161,11 @@ class WebhookHandler(logging.Handler):
         """
         if lifecycle.holds_logging_lock():
             return self._pipeline.stats().pending == 0
-        started = time.monotonic()
-        default = lifecycle.budget(self._settings.flush_timeout)
-        done = self._pipeline.flush(default if timeout is None else timeout)
-        self._close_by = (time.monotonic(), started + default) if timeout is None else None
+        if timeout is not None:
+            return self._pipeline.flush(timeout)
+        ends = time.monotonic() + self._settings.flush_timeout
+        done = lifecycle.wait(self._settings.flush_timeout, self._pipeline.flush)
+        self._close_by = time.monotonic(), ends
         return done
 
     def close(self) -> None:
@@ -178,7 +180,7 @@ class WebhookHandler(logging.Handler):
             pipeline.drain()
         elif not pipeline.stopped:
             pipeline.last_chance()
-            pipeline.flush(self._time_to_close())
+            lifecycle.wait(self._time_to_close(), pipeline.flush)
             pipeline.stop()
         super().close()
 
@@ -210,7 +212,7 @@ class WebhookHandler(logging.Handler):
 
     def _time_to_close(self) -> float:
         now = time.monotonic()
-        ends = now + lifecycle.budget(self._settings.flush_timeout)
+        ends = now + self._settings.flush_timeout
         if self._close_by is not None and now - self._close_by[0] < _SAME_CALL:
             ends = min(ends, self._close_by[1])
         return max(ends - now, 0.0)

@@ -62,7 +62,9 @@ class EventQueueHandler(QueueHandler):
     def __init__(self, queue: SimpleQueue[Any], capacity: int = 1024) -> None:
         super().__init__(queue)
         self._capacity = capacity
-        self.taken = Tally()
+        self.closed = False
+        # Counted before the look at ``closed``: who closes knows then what is still to come.
+        self.offered = Tally()
         self.dropped = {reason: Tally() for reason in (QUEUE_FULL, TOO_LARGE, CLOSED, ERROR)}
         self.dropping = False
 
@@ -79,11 +81,14 @@ class EventQueueHandler(QueueHandler):
         if self.queue.qsize() >= self._capacity:
             self.drop(QUEUE_FULL)
             return
-        self.taken.add()
         self.queue.put_nowait(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a snapshot of the record. Nothing is raised."""
+        self.offered.add()
+        if self.closed:
+            self.drop(CLOSED)
+            return
         try:
             self.enqueue(self.prepare(record))
         except TooLargeError:
@@ -91,10 +96,20 @@ class EventQueueHandler(QueueHandler):
         except Exception:
             self.handleError(record)
 
+    def refuse(self, reason: str) -> None:
+        """Count an event that cannot even be offered."""
+        self.offered.add()
+        self.drop(reason)
+
     def drop(self, reason: str) -> None:
         """Count an event that is not taken; the listener warns of it."""
         self.dropped[reason].add()
         self.dropping = True
+
+    def passed_on(self) -> int:
+        """How many events were queued, or will be at once: offered and not dropped."""
+        dropped = sum(tally.value() for tally in self.dropped.values())
+        return self.offered.value() - dropped
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Count the event as dropped.

@@ -1,6 +1,6 @@
 """The ends of a process and its forks: who has to be flushed at exit, who starts afresh in a child.
 
-At exit all handlers share one deadline, however many there are. ``multiprocessing`` children end
+At exit all handlers share the time of one, however many there are. ``multiprocessing`` children end
 without running ``atexit`` hooks, so they are told through its own finalizers.
 """
 
@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from typing import Protocol
 
 from cubehook import threads
@@ -45,9 +46,13 @@ _renewables: weakref.WeakSet[Renewable] = weakref.WeakSet()
 
 
 class _Process:
-    """What is true of this process. exit_ends: monotonic; finalizer_pid: who has a finalizer."""
+    """What is true of this process.
 
-    exit_ends: float | None = None
+    exit_left: seconds that may still be spent on waiting at exit; None before. finalizer_pid: the
+    process that has a finalizer.
+    """
+
+    exit_left: float | None = None
     finalizer_pid = 0
 
 
@@ -67,11 +72,19 @@ def renew_after_fork(renewable: Renewable) -> None:
     _renewables.add(renewable)
 
 
-def budget(timeout: float) -> float:
-    """How long may be waited now: at exit, only what is left of the one deadline."""
-    if _Process.exit_ends is None:
-        return timeout
-    return max(min(timeout, _Process.exit_ends - time.monotonic()), 0.0)
+def wait(timeout: float, waiting: Callable[[float], bool]) -> bool:
+    """Wait for at most ``timeout`` seconds; at exit, within what is left of one budget for all.
+
+    The budget is one of waiting, not a moment: an exit hook that takes its time and logs an event
+    in the end still gets it delivered.
+    """
+    if _Process.exit_left is None:
+        return waiting(timeout)
+    started = time.monotonic()
+    try:
+        return waiting(min(timeout, _Process.exit_left))
+    finally:
+        _Process.exit_left = max(_Process.exit_left - (time.monotonic() - started), 0.0)
 
 
 def holds_logging_lock() -> bool:
@@ -85,15 +98,15 @@ def holds_logging_lock() -> bool:
 
 
 def _flush_all() -> None:
-    """Give everything that lives its last chance, by one deadline."""
+    """Give everything that lives its last chance, in the time of one."""
     living = list(_living)
     if not living:
         return
-    _Process.exit_ends = time.monotonic() + max(one.flush_timeout for one in living)
+    _Process.exit_left = max(one.flush_timeout for one in living)
     for one in living:
         one.last_chance()
     for one in living:
-        one.flush(budget(one.flush_timeout))
+        wait(one.flush_timeout, one.flush)
 
 
 def _end_of_child() -> None:
@@ -115,7 +128,7 @@ def _add_finalizer() -> None:
 
 
 def _renew_all() -> None:
-    _Process.exit_ends = None
+    _Process.exit_left = None
     _living.clear()
     threads.forget_all()
     for renewable in list(_renewables):

@@ -6,7 +6,7 @@ outcome; the dispatcher carries the outcome out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from urllib3.util import Retry
@@ -22,8 +22,8 @@ class Reply:
     """
 
     status: int
-    retry_after: str | None = None
-    body: bytes = b""
+    retry_after: str | None = field(default=None, repr=False)
+    body: bytes = field(default=b"", repr=False)
     complete: bool = True
 
 

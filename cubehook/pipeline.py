@@ -6,6 +6,7 @@ makes a new one, and one that ``dictConfig`` has replaced drains on its own thre
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -23,7 +24,7 @@ from cubehook.endpoint import Endpoint
 from cubehook.event import Attributes, Event
 from cubehook.formats import BodyFormat
 from cubehook.intake import (
-    CLOSED,
+    ERROR,
     TOO_LARGE,
     EventQueueHandler,
     EventQueueListener,
@@ -40,8 +41,13 @@ logger = logging.getLogger(__name__)
 WARNING_INTERVAL = 30.0
 """Dropped events are warned of at most once in so many seconds."""
 
+STRAGGLERS_SECONDS = 1.0
+"""How long a closed handler looks out for events that were being queued when it was closed."""
+
 DEFAULT_FORMAT = "cube"
 FORMAT_ERROR = "format_error"
+INVALID_NAME = "invalid_name"
+UNSUBSCRIBED = "unsubscribed"
 
 
 class Pipeline:
@@ -62,7 +68,7 @@ class Pipeline:
         self._dropping = False  # something was dropped that no warning has told
         self._warned_at = -WARNING_INTERVAL
         self._warned_of: Counter[str] = Counter()
-        self._started = self._closed = self._leaving = self._stopped = False
+        self._started = self._leaving = self._stopped = False
         self._starting = threading.Lock()
         self.configure(endpoints)
 
@@ -74,7 +80,7 @@ class Pipeline:
     @property
     def closed(self) -> bool:
         """Whether nothing more is taken."""
-        return self._closed
+        return self.intake.closed
 
     def configure(self, endpoints: tuple[Endpoint, ...]) -> None:
         """The endpoints from now on."""
@@ -97,11 +103,8 @@ class Pipeline:
 
     def take(self, record: logging.LogRecord) -> None:
         """Take an event in. Nothing is raised, nothing waits."""
-        if self._closed:
-            self.intake.drop(CLOSED)
-            return
         self.intake.emit(record)
-        if not self._started:
+        if not self._started and not self.intake.closed:
             self._start()
 
     def _start(self) -> None:
@@ -122,22 +125,27 @@ class Pipeline:
 
     def handle(self, attributes: Attributes) -> None:
         """Format an event's messages and fan them out to the lanes."""
-        event = Event.from_attributes(attributes)
-        endpoints = self.subscriptions[event.name] if event else ()
-        if not endpoints:
-            # Its name is no legal one, or update_endpoints took the last subscriber away.
-            self._dropped["unsubscribed" if event else "invalid_name"] += 1
-        dropped = self.dispatcher.submit(self._batch(event, endpoints) if event else ())
-        if dropped or not endpoints or self.intake.dropping:
+        try:
+            batch = self._batch(attributes)
+        except Exception as error:  # none is known; the thread has to live
+            notice(logger, logging.ERROR, "an event was lost (%s)", type(error).__name__)
+            self._dropped[ERROR] += 1
+            batch = []
+        if self.dispatcher.submit(batch) or not batch or self.intake.dropping:
             self.intake.dropping, self._dropping = False, True
         if self._dropping and time.monotonic() - self._warned_at >= WARNING_INTERVAL:
             self._dropping = False
             self._warn_of_drops()
 
-    def _batch(
-        self, event: Event, endpoints: tuple[Endpoint, ...]
-    ) -> list[tuple[str, Message | str]]:
+    def _batch(self, attributes: Attributes) -> list[tuple[str, Message | str]]:
         """A message, or why there is none, for each endpoint; formatted once for each format."""
+        event = Event.from_attributes(attributes)
+        if event is None:  # its name is no legal one
+            self._dropped[INVALID_NAME] += 1
+            return []
+        endpoints = self.subscriptions[event.name]
+        if not endpoints:  # update_endpoints took the last subscriber away
+            self._dropped[UNSUBSCRIBED] += 1
         made: dict[str, Message | str] = {}
         for endpoint in endpoints:
             if endpoint.format not in made:
@@ -185,7 +193,7 @@ class Pipeline:
 
     def shut(self) -> None:
         """Take nothing more."""
-        self._closed = True
+        self.intake.closed = True
 
     def drain(self) -> None:
         """Take nothing more; what was taken is delivered as long as the process lives."""
@@ -193,7 +201,6 @@ class Pipeline:
         if not self._leaving:
             self._leaving = True
             self._queue.put(Mark(self._last_fanned_out))
-            self.listener.leave()
 
     def stop(self) -> None:
         """The end: say what is left, and let the threads go."""
@@ -224,9 +231,9 @@ class Pipeline:
 
     def stats(self) -> Stats:
         """The counts at this moment."""
-        # An event is counted as taken before it is fanned out: read in this order, none is missed.
+        # Read in this order, no event is missed: it is counted when it comes, and when it leaves.
         census = self.dispatcher.stats()
-        queued = max(self.intake.taken.value() - census.fanned_out, 0)
+        queued = max(self.intake.passed_on() - census.fanned_out, 0)
         lanes = [*census.endpoints.values(), census.removed]
         dropped = self._dropped.copy()
         for reason, tally in self.intake.dropped.items():
@@ -258,7 +265,19 @@ class Pipeline:
         return reached.wait(timeout)
 
     def _last_fanned_out(self) -> None:
+        """In the listener's thread: nothing more is taken, and all before was fanned out."""
+        ends = time.monotonic() + STRAGGLERS_SECONDS
+        while self._in_queue() and time.monotonic() < ends:
+            # A thread was in the middle of logging when the handler was closed.
+            with contextlib.suppress(queue.Empty):
+                self.listener.handle(self._queue.get(timeout=0.01))
+        self.listener.leave()
         self.dispatcher.drain(self._end)
+
+    def _in_queue(self) -> int:
+        # Read in this order, nothing that was taken is missed.
+        fanned_out = self.dispatcher.stats().fanned_out
+        return max(self.intake.passed_on() - fanned_out, 0)
 
     def _end(self) -> None:
         lifecycle.remove(self)

@@ -163,6 +163,6 @@ class TestQuickstart:
         done = self.run_app(folder, "wrong")
         assert done.returncode == 0
         assert received == []
-        assert done.stderr.count("endpoint 'local'") == 8
+        assert done.stderr.count("is dead after attempt 1: status 401") == 8
         assert "status 401" in done.stderr
         assert "webhook'" not in done.stderr
