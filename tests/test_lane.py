@@ -1,0 +1,715 @@
+"""A lane as the state machine it is: no threads, no clock, every move made by hand."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from cubehook.attempt import Message
+from cubehook.lane import LONGEST_PROBE_PAUSE, OPEN_AFTER, Delivery, Lane, LaneSettings
+from cubehook.outcome import Dead, Delivered, Failure, Outcome, Reply, RetryAt
+from cubehook.retry import WebhookRetry
+
+# A busy machine is no failure.
+RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+OK = Delivered(204)
+REFUSED = Dead("status 404")
+GONE = Dead("status 410", gone=True)
+
+
+def retry_at(when: float = 1.0, floor: float = 0.0) -> RetryAt:
+    return RetryAt(when, floor, "status 503", WebhookRetry(total=3))
+
+
+def configured(**options: Any) -> LaneSettings:
+    """``initial`` and ``highest`` are of the backoff; the others are the settings' own."""
+
+    def send(message: Message, limit: float | None) -> Reply | Failure:
+        raise AssertionError("a lane does not send")
+
+    policy = WebhookRetry(
+        backoff_factor=options.pop("initial", 1.0), backoff_max=options.pop("highest", 3600.0)
+    )
+    defaults: dict[str, Any] = {"name": "ops", "capacity": 100, "share": 4}
+    return LaneSettings(**(defaults | {"send": send, "policy": policy} | options))
+
+
+def lane(**options: Any) -> Lane:
+    return Lane(configured(**options))
+
+
+def delivery(message_id: str, key: str | None = None) -> Delivery:
+    message = Message(message_id, "sandbox.created", key, "application/json", b"{}")
+    return Delivery(message, WebhookRetry())
+
+
+def offer(to: Lane, *ids: str) -> list[Delivery]:
+    """Offer deliveries; the first letter of an id is its key."""
+    made = [delivery(one, one[0]) for one in ids]
+    for one in made:
+        assert to.offer(one)
+    return made
+
+
+def ready(of: Lane) -> list[str]:
+    return [one.message.id for one in of.ready]
+
+
+def fail(of: Lane, times: int, outcome: Outcome | None = None, now: float = 0.0) -> None:
+    """Let so many attempts fail, one after the other, each of a delivery without a key."""
+    for _ in range(times):
+        of.offer(delivery("failing"))
+        of.settle(of.take(), outcome or REFUSED, now)
+
+
+def balanced(of: Lane) -> bool:
+    stats = of.stats()
+    ended = stats.delivered + stats.dead + sum(stats.dropped.values())
+    return stats.received == ended + stats.pending and stats.pending == of.pending
+
+
+@pytest.fixture
+def luck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest delay each time: the base."""
+    monkeypatch.setattr("random.random", lambda: 1.0)
+
+
+class TestOrder:
+    def test_one_of_each_key_is_ready(self) -> None:
+        ops = lane()
+        offer(ops, "a1", "a2", "b1", "a3", "c1", "b2")
+        assert ready(ops) == ["a1", "b1", "c1"]
+        assert ops.stats().queued == 6
+
+    def test_the_next_of_a_key_goes_when_the_one_before_has_ended(self) -> None:
+        ops = lane()
+        offer(ops, "a1", "a2", "a3", "b1")
+        first = ops.take()
+        assert ready(ops) == ["b1"]
+        assert ops.settle(first, OK, 0.0)
+        assert ready(ops) == ["b1", "a2"]  # behind what was ready before
+        assert ops.take().message.id == "b1"
+        second = ops.take()
+        assert ready(ops) == []
+        assert ops.settle(second, OK, 0.0)
+        assert ready(ops) == ["a3"]
+
+    @pytest.mark.parametrize("outcome", [OK, REFUSED], ids=["delivered", "dead"])
+    def test_any_end_lets_the_next_go(self, outcome: Outcome) -> None:
+        ops = lane()
+        offer(ops, "a1", "a2")
+        assert ops.settle(ops.take(), outcome, 0.0)
+        assert ready(ops) == ["a2"]
+
+    def test_a_waiting_retry_holds_back_its_own_key_alone(self) -> None:
+        ops = lane(share=9)
+        offer(ops, "a1", "a2", "b1", "c1")
+        first = ops.take()
+        assert not ops.settle(first, retry_at(), 0.0)
+        assert (ops.waiting, ops.in_flight) == (1, 0)
+        assert ready(ops) == ["b1", "c1"]
+        offer(ops, "a3", "d1")
+        assert ready(ops) == ["b1", "c1", "d1"]
+        for _ in range(3):
+            ops.settle(ops.take(), OK, 0.0)
+        assert ready(ops) == []
+        ops.due(first)
+        assert (ready(ops), ops.waiting) == (["a1"], 0)
+        ops.settle(ops.take(), OK, 1.0)
+        ops.settle(ops.take(), OK, 1.0)
+        assert ready(ops) == ["a3"]
+
+    def test_a_retry_that_is_due_goes_first(self) -> None:
+        ops = lane()
+        offer(ops, "a1", "b1", "c1")
+        first = ops.take()
+        ops.settle(first, retry_at(), 0.0)
+        ops.due(first)
+        assert ready(ops) == ["a1", "b1", "c1"]
+
+    def test_a_key_is_forgotten_when_nothing_of_it_is_left(self) -> None:
+        ops = lane()
+        for number in range(3):
+            offer(ops, f"a{number}")
+            assert ready(ops) == [f"a{number}"]
+            ops.settle(ops.take(), OK, 0.0)
+        assert not ops._held
+
+    def test_an_empty_key_is_a_key(self) -> None:
+        ops = lane()
+        for message_id in ("1", "2"):
+            ops.offer(delivery(message_id, key=""))
+        assert ready(ops) == ["1"]
+        ops.settle(ops.take(), OK, 0.0)
+        assert ready(ops) == ["2"]
+
+    def test_without_a_key_nothing_is_held_back(self) -> None:
+        ops = lane()
+        for message_id in ("1", "2", "3"):
+            ops.offer(delivery(message_id))
+        assert ready(ops) == ["1", "2", "3"]
+        ops.settle(ops.take(), OK, 0.0)
+        assert ready(ops) == ["2", "3"]
+
+    def test_unordered_holds_nothing_back(self) -> None:
+        ops = lane(ordered=False)
+        offer(ops, "a1", "a2", "b1", "a3")
+        assert ready(ops) == ["a1", "a2", "b1", "a3"]
+        ops.settle(ops.take(), retry_at(), 0.0)
+        assert ready(ops) == ["a2", "b1", "a3"]
+        ops.settle(ops.take(), OK, 0.0)
+        assert ready(ops) == ["b1", "a3"]
+        assert balanced(ops)
+
+    def test_an_outcome_goes_with_its_delivery(self) -> None:
+        ops = lane()
+        (first,) = offer(ops, "a1")
+        assert (first.floor, first.generation) == (0.0, 0)
+        outcome = retry_at(when=9.0, floor=7.0)
+        ops.settle(ops.take(), outcome, 0.0)
+        assert first.retry is outcome.retry
+        assert first.floor == 7.0
+
+
+class TestOrderAcrossReconfigure:
+    def test_what_was_held_back_stays_so(self) -> None:
+        ops = lane()
+        offer(ops, "a1", "a2")
+        first = ops.take()
+        ops.reconfigure(configured())
+        offer(ops, "a3")
+        assert ready(ops) == []
+        ops.settle(first, OK, 0.0)
+        assert ready(ops) == ["a2"]
+
+    def test_ordered_from_now_on(self) -> None:
+        ops = lane(ordered=False, share=9)
+        offer(ops, "a1")
+        first = ops.take()
+        ops.reconfigure(configured(share=9))
+        offer(ops, "a2", "a3")
+        ops.settle(first, OK, 0.0)
+        # a1 was none of the ordered ones: its end is not the turn of a3.
+        assert ready(ops) == ["a2"]
+
+    @pytest.mark.parametrize("outcome", [OK, REFUSED], ids=["delivered", "dead"])
+    def test_an_attempt_from_before_the_410_frees_nothing(self, outcome: Outcome) -> None:
+        ops = lane(share=9)
+        offer(ops, "a1", "b1")
+        first, other = ops.take(), ops.take()
+        ops.settle(other, GONE, 0.0)
+        ops.give_up([])
+        ops.reconfigure(configured(share=9))
+        offer(ops, "a2", "a3")
+        ops.settle(first, outcome, 0.0)
+        # a3 comes after a2, whatever became of what was under way before.
+        assert ready(ops) == ["a2"]
+
+    def test_an_attempt_from_before_the_410_is_not_overtaken(self) -> None:
+        ops = lane(share=9)
+        offer(ops, "a1", "b1")
+        first, other = ops.take(), ops.take()
+        ops.settle(other, GONE, 0.0)
+        ops.give_up([])
+        ops.reconfigure(configured(share=9))
+        offer(ops, "a2")
+        assert ready(ops) == []  # a1 is still under way
+        ops.settle(first, OK, 0.0)
+        assert ready(ops) == ["a2"]
+
+
+class TestBacklog:
+    def test_limit_counts_all_that_has_not_ended(self) -> None:
+        ops = lane(capacity=4, share=9)
+        offer(ops, "a1", "a2", "b1", "c1")  # a2 is held back
+        waiting = ops.take()
+        ops.settle(waiting, retry_at(), 0.0)
+        under_way = ops.take()
+        assert (len(ops.ready), ops.in_flight, ops.waiting, ops.pending) == (1, 1, 1, 4)
+        assert not ops.offer(delivery("d1", "d"))
+        assert not ops.offer(delivery("a3", "a"))
+        assert ops.stats().dropped == {"backlog_full": 2}
+        assert ops.stats().received == 6
+        ops.settle(under_way, OK, 0.0)
+        assert ops.offer(delivery("e1", "e"))
+        assert not ops.offer(delivery("f1", "f"))
+        assert balanced(ops)
+
+    def test_a_dropped_one_is_not_waited_for(self) -> None:
+        ops = lane(capacity=1)
+        offer(ops, "a1")
+        assert not ops.offer(delivery("a2", "a"))
+        ops.settle(ops.take(), OK, 0.0)
+        assert (ready(ops), ops.pending) == ([], 0)
+
+    def test_what_could_not_be_made_counts(self) -> None:
+        ops = lane()
+        ops.drop("too_large")
+        ops.drop("too_large")
+        ops.drop("format_error")
+        stats = ops.stats()
+        assert (stats.received, stats.pending) == (3, 0)
+        assert stats.dropped == {"too_large": 2, "format_error": 1}
+
+
+class TestWindow:
+    def test_starts_at_one_and_grows_with_each_success(self) -> None:
+        ops = lane(share=3)
+        offer(ops, *(f"{key}1" for key in "abcdefghijkl"))
+        for width in (1, 2, 3, 3, 3):
+            taken = []
+            while ops.may_send(0.0):
+                taken.append(ops.take())
+            assert len(taken) == width
+            ops.settle(taken.pop(), OK, 0.0)
+            for one in taken:
+                # Put back as if it had not been begun, to grow by one a round.
+                ops.in_flight -= 1
+                ops.ready.appendleft(one)
+
+    def test_never_exceeds_the_share(self) -> None:
+        ops = lane(share=1)
+        offer(ops, "a1", "b1", "c1")
+        ops.settle(ops.take(), OK, 0.0)
+        assert ops.may_send(0.0)
+        ops.take()
+        assert not ops.may_send(0.0)
+
+    @pytest.mark.parametrize("outcome", [REFUSED, retry_at()], ids=["dead", "retry"])
+    def test_collapses_with_a_failure(self, outcome: Outcome) -> None:
+        ops = lane(share=9)
+        offer(ops, *(f"{key}1" for key in "abcdefgh"))
+        for _ in range(3):
+            ops.settle(ops.take(), OK, 0.0)
+        ops.settle(ops.take(), outcome, 0.0)
+        assert ops.may_send(0.0)
+        ops.take()
+        assert not ops.may_send(0.0)
+
+    def test_reconfigure_starts_it_anew(self) -> None:
+        ops = lane(share=9)
+        offer(ops, *(f"{key}1" for key in "abcdefgh"))
+        for _ in range(3):
+            ops.settle(ops.take(), OK, 0.0)
+        ops.reconfigure(configured(share=9))
+        ops.take()
+        assert not ops.may_send(0.0)
+
+
+class TestCircuit:
+    def test_opens_after_five_failures_in_a_row(self) -> None:
+        assert OPEN_AFTER == 5
+        ops = lane()
+        for failures in range(1, 5):
+            fail(ops, 1)
+            assert not ops.open
+            assert ops.stats().state == "closed"
+            assert ops.stats().failures_in_row == failures
+            assert ops.may_send(0.0)
+        fail(ops, 1)
+        assert ops.open
+        assert ops.stats().state == "open"
+
+    def test_a_success_starts_the_count_anew(self) -> None:
+        ops = lane()
+        fail(ops, 4)
+        offer(ops, "a1")
+        ops.settle(ops.take(), OK, 0.0)
+        assert ops.stats().failures_in_row == 0
+        fail(ops, 4)
+        assert not ops.open
+
+    @pytest.mark.usefixtures("luck")
+    def test_admits_one_probe_when_the_time_has_come(self) -> None:
+        ops = lane(share=9)
+        fail(ops, 5, retry_at(), now=100.0)
+        offer(ops, "a1", "b1")
+        assert ops.probe_at == 101.0
+        assert not ops.may_send(100.0)
+        assert not ops.may_send(100.999)
+        assert ops.may_send(101.0)
+        ops.take()
+        assert not ops.may_send(101.0)  # one at a time, however long ago
+        assert not ops.may_send(1e9)
+
+    @pytest.mark.usefixtures("luck")
+    def test_a_failed_probe_keeps_it_open_and_waits_anew(self) -> None:
+        ops = lane()
+        fail(ops, 5, retry_at(), now=100.0)
+        fail(ops, 1, retry_at(), now=101.0)
+        assert ops.open
+        assert (ops.probe_at, ops.may_send(102.9), ops.may_send(103.0)) == (103.0, False, True)
+
+    def test_a_success_closes_it(self) -> None:
+        ops = lane(share=9)
+        fail(ops, 7, retry_at(), now=100.0)
+        offer(ops, "a1", "b1", "c1")
+        ops.settle(ops.take(), OK, 200.0)
+        assert (ops.open, ops.stats().state, ops.failures) == (False, "closed", 0)
+        assert ops.may_send(0.0)
+        ops.take()
+        assert ops.may_send(0.0)  # and the window has begun to grow
+        ops.take()
+        assert not ops.may_send(0.0)
+
+    @pytest.mark.usefixtures("luck")
+    def test_the_pause_grows_up_to_a_minute(self) -> None:
+        assert LONGEST_PROBE_PAUSE == 60.0
+        ops = lane()
+        fail(ops, 4, retry_at())
+        pauses = []
+        for _ in range(9):
+            fail(ops, 1, retry_at(), now=1_000.0)
+            pauses.append(ops.probe_at - 1_000.0)
+        assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+    def test_the_pause_has_jitter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("random.random", lambda: 0.0)
+        ops = lane(initial=8.0)
+        fail(ops, 5, retry_at(), now=100.0)
+        assert ops.probe_at == 104.0
+
+    @pytest.mark.usefixtures("luck")
+    def test_the_pause_is_not_above_backoff_max(self) -> None:
+        ops = lane(initial=2.0, highest=5.0)
+        fail(ops, 4, retry_at())
+        pauses = []
+        for _ in range(3):
+            fail(ops, 1, retry_at(), now=1_000.0)
+            pauses.append(ops.probe_at - 1_000.0)
+        assert pauses == [2, 4, 5]
+
+    @pytest.mark.usefixtures("luck")
+    def test_before_it_opens_there_is_no_pause(self) -> None:
+        ops = lane()
+        for now in (100.0, 200.0, 300.0, 400.0):
+            fail(ops, 1, retry_at(), now=now)
+            assert ops.probe_at == now
+
+    def test_a_refusal_for_good_opens_it_without_a_pause(self) -> None:
+        ops = lane(share=9)
+        fail(ops, 6, REFUSED, now=100.0)
+        offer(ops, "a1", "b1")
+        assert ops.open
+        assert ops.stats().failures_in_row == 6
+        assert ops.may_send(100.0)
+        ops.take()
+        assert not ops.may_send(100.0)
+
+    @pytest.mark.usefixtures("luck")
+    def test_a_refusal_for_good_ends_the_pause(self) -> None:
+        # 404 comes from an endpoint that answers.
+        ops = lane()
+        fail(ops, 9, retry_at(), now=100.0)
+        assert ops.probe_at > 110.0
+        fail(ops, 1, REFUSED, now=110.0)
+        assert ops.open
+        assert ops.may_send(110.0)
+
+    def test_reconfigure_closes_it(self) -> None:
+        ops = lane()
+        fail(ops, 9, retry_at(), now=100.0)
+        ops.reconfigure(configured())
+        assert (ops.failures, ops.probe_at, ops.open) == (0, 0.0, False)
+        assert ops.may_send(100.0)
+
+
+class TestGone:
+    def gone(self) -> tuple[Lane, list[Delivery], Delivery]:
+        """A lane switched off by 410; what it had left; one that was under way meanwhile."""
+        ops = lane(share=9)
+        waiting, _, _, _, under_way, last = offer(ops, "a1", "a2", "b1", "b2", "c1", "d1")
+        waiting = ops.take()
+        ops.settle(waiting, retry_at(), 0.0)
+        ops.ready.rotate(-1)
+        under_way, last = ops.take(), ops.take()
+        assert (under_way.message.id, last.message.id) == ("c1", "d1")
+        assert ops.settle(last, GONE, 0.0)
+        return ops, [waiting], under_way
+
+    def test_switches_the_lane_off(self) -> None:
+        ops, _, _ = self.gone()
+        assert ops.off
+        assert ops.stats().state == "off"
+        assert not ops.may_send(1e9)
+
+    def test_gives_up_all_that_is_left(self) -> None:
+        ops, waiting, _ = self.gone()
+        ended = ops.give_up(waiting)
+        assert sorted(one.message.id for one in ended) == ["a1", "a2", "b1", "b2"]
+        stats = ops.stats()
+        assert (stats.dead, stats.queued, stats.waiting, stats.in_flight) == (5, 0, 0, 1)
+        assert stats.dropped == {}
+        assert balanced(ops)
+
+    def test_offers_are_dropped(self) -> None:
+        ops, waiting, _ = self.gone()
+        ops.give_up(waiting)
+        assert not ops.offer(delivery("e1", "e"))
+        assert ops.stats().dropped == {"switched_off": 1}
+        assert balanced(ops)
+
+    @pytest.mark.parametrize(
+        ("outcome", "delivered", "dead"),
+        [(OK, 1, 5), (REFUSED, 0, 6), (retry_at(), 0, 6), (GONE, 0, 6)],
+        ids=["delivered", "dead", "retry", "gone"],
+    )
+    def test_what_was_under_way_ends_with_its_attempt(
+        self, outcome: Outcome, delivered: int, dead: int
+    ) -> None:
+        ops, waiting, under_way = self.gone()
+        ops.give_up(waiting)
+        assert ops.settle(under_way, outcome, 0.0)
+        stats = ops.stats()
+        assert (stats.delivered, stats.dead, stats.pending) == (delivered, dead, 0)
+        assert stats.state == "off"
+        assert balanced(ops)
+
+    def test_reconfigure_switches_it_on_again(self) -> None:
+        ops, waiting, _ = self.gone()
+        ops.give_up(waiting)
+        ops.reconfigure(configured())
+        assert ops.stats().state == "closed"
+        assert ops.offer(delivery("e1", "e"))
+        assert ready(ops) == ["e1"]
+        assert ops.stats().dead == 5  # what was counted stays
+
+    def test_a_removed_endpoint_drops_what_is_left(self) -> None:
+        ops = lane()
+        offer(ops, "a1", "a2", "b1")
+        ended = ops.give_up([], "endpoint_removed")
+        assert [one.message.id for one in ended] == ["a1", "b1", "a2"]
+        stats = ops.stats()
+        assert (stats.dropped, stats.dead, stats.pending) == ({"endpoint_removed": 3}, 0, 0)
+        assert balanced(ops)
+
+
+class TestStats:
+    def test_counts(self) -> None:
+        ops = lane(share=9)
+        offer(ops, "a1", "a2", "b1", "c1", "d1", "e1")
+        ops.drop("too_large")
+        ops.settle(ops.take(), retry_at(), 0.0)
+        ops.settle(ops.take(), REFUSED, 0.0)
+        ops.settle(ops.take(), OK, 0.0)
+        ops.take()
+        stats = ops.stats()
+        assert (stats.received, stats.delivered, stats.retried, stats.dead) == (7, 1, 1, 1)
+        assert (stats.queued, stats.in_flight, stats.waiting, stats.pending) == (2, 1, 1, 4)
+        assert (stats.dropped, stats.failures_in_row, stats.state) == (
+            {"too_large": 1},
+            0,
+            "closed",
+        )
+        assert balanced(ops)
+
+    def test_do_not_change_later(self) -> None:
+        ops = lane()
+        before = ops.stats()
+        ops.drop("too_large")
+        offer(ops, "a1")
+        assert (before.received, before.dropped, before.queued) == (0, {}, 0)
+
+    def test_a_retry_counts_once_for_each_attempt(self) -> None:
+        ops = lane()
+        offer(ops, "a1")
+        for _ in range(3):
+            one = ops.take()
+            ops.settle(one, retry_at(), 0.0)
+            ops.due(one)
+        ops.settle(ops.take(), OK, 0.0)
+        stats = ops.stats()
+        assert (stats.received, stats.retried, stats.delivered, stats.pending) == (1, 3, 1, 0)
+
+
+class LaneMachine(RuleBasedStateMachine):
+    """Drives a lane as the dispatcher does, beside a model of what must be so."""
+
+    @initialize(
+        ordered=st.booleans(),
+        capacity=st.integers(1, 12),
+        share=st.integers(1, 4),
+        retries=st.integers(0, 3),
+    )
+    def start(self, ordered: bool, capacity: int, share: int, retries: int) -> None:
+        self._start(ordered, capacity, share, retries)
+
+    def _start(self, ordered: bool, capacity: int, share: int, retries: int) -> None:
+        self.options = {"ordered": ordered, "capacity": capacity, "share": share}
+        self.lane = lane(**self.options)
+        self.retries = retries
+        self.now = 0.0
+        self.number = 0
+        self.in_flight: list[Delivery] = []
+        self.waiting: list[tuple[float, Delivery]] = []
+        self.unfinished: list[Delivery] = []  # in the order they were taken
+        self.counts: Counter[str] = Counter()
+        self.failures = 0
+
+    @rule(keys=st.lists(st.sampled_from(["a", "b", "", None]), min_size=1, max_size=4))
+    def offer(self, keys: list[str | None]) -> None:
+        for key in keys:
+            message = Message(str(self.number), "a.b", key, "application/json", b"{}")
+            one = Delivery(message, WebhookRetry(total=self.retries))
+            self.number += 1
+            self.counts["received"] += 1
+            room = not self.lane.off and len(self.unfinished) < self.options["capacity"]
+            assert self.lane.offer(one) is room
+            if room:
+                self.unfinished.append(one)
+            else:
+                self.counts["dropped"] += 1
+
+    @rule()
+    def drop(self) -> None:
+        self.lane.drop("too_large")
+        self.counts += Counter(received=1, dropped=1)
+
+    @precondition(lambda self: self.lane.ready and self.lane.may_send(self.now))
+    @rule(most=st.integers(1, 4))
+    def begin(self, most: int) -> None:
+        for _ in range(most):
+            if self.lane.ready and self.lane.may_send(self.now):
+                self._begin()
+
+    def _begin(self) -> None:
+        if self.lane.open:
+            assert not self.in_flight
+            assert self.now >= self.lane.probe_at
+        one = self.lane.take()
+        self.in_flight.append(one)
+        assert one in self.unfinished
+        assert self.in_flight.count(one) == 1
+        assert one not in [other for _, other in self.waiting]
+        key = one.message.key
+        if self.options["ordered"] and key is not None:
+            # Nothing of the same key is overtaken.
+            assert one is next(d for d in self.unfinished if d.message.key == key)
+        assert len(self.in_flight) <= self.options["share"]
+
+    @precondition(lambda self: self.in_flight)
+    @rule(which=st.integers(0, 9), result=st.sampled_from([204, 204, 204, 503, 404, "timeout"]))
+    def settle(self, which: int, result: int | str) -> None:
+        self._settle(which, Failure(result) if isinstance(result, str) else Reply(result))
+
+    @precondition(lambda self: self.in_flight and self.number > 20)
+    @rule(which=st.integers(0, 9))
+    def settle_gone(self, which: int) -> None:
+        self._settle(which, Reply(410))
+        assert self.lane.off
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 10.0, 100.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        for when, one in sorted(self.waiting, key=lambda due: due[0]):
+            if when <= self.now:
+                self.waiting.remove((when, one))
+                self.lane.due(one)
+
+    def _settle(self, which: int, result: Reply | Failure) -> None:
+        one = self.in_flight.pop(which % len(self.in_flight))
+        outcome = one.retry.decide(result, self.now)
+        was_off = self.lane.off
+        ended = self.lane.settle(one, outcome, self.now)
+        assert ended is (was_off or not isinstance(outcome, RetryAt))
+        self.failures = 0 if isinstance(outcome, Delivered) else self.failures + 1
+        if ended:
+            self.unfinished.remove(one)
+            self.counts["delivered" if isinstance(outcome, Delivered) else "dead"] += 1
+        else:
+            assert isinstance(outcome, RetryAt)
+            assert one.retry is outcome.retry
+            self.counts["retried"] += 1
+            self.waiting.append((outcome.when, one))
+        if self.lane.off:
+            self._give_up(None)
+
+    def _give_up(self, reason: str | None) -> None:
+        given_up = self.lane.give_up([one for _, one in self.waiting], reason)
+        self.waiting.clear()
+        left = [one for one in self.unfinished if one not in self.in_flight]
+        assert sorted(map(id, given_up)) == sorted(map(id, left))
+        self.unfinished = [one for one in self.unfinished if one in self.in_flight]
+        self.counts["dead" if reason is None else "dropped"] += len(given_up)
+
+    @invariant()
+    def the_books_balance(self) -> None:
+        stats = self.lane.stats()
+        assert balanced(self.lane)
+        assert stats.pending == len(self.unfinished)
+        assert stats.in_flight == len(self.in_flight)
+        assert stats.waiting == len(self.waiting)
+        assert stats.failures_in_row == self.failures
+        for name in ("received", "delivered", "dead", "retried"):
+            assert getattr(stats, name) == self.counts[name]
+        assert sum(stats.dropped.values()) == self.counts["dropped"]
+
+    @invariant()
+    def something_can_go_on(self) -> None:
+        # Whatever is held back is behind another one that is ready, under way or waiting.
+        lane_ = self.lane
+        if lane_.pending and not lane_.off:
+            assert lane_.ready or lane_.in_flight or lane_.waiting
+        if lane_.ready and not lane_.off and not lane_.in_flight:
+            assert lane_.may_send(max(self.now, lane_.probe_at))
+
+    def teardown(self) -> None:
+        if not hasattr(self, "lane") or sys.exc_info()[0] is not None:
+            return
+        # Everything comes to its end: nothing is held back for ever.
+        for _ in range(len(self.unfinished) + 1):
+            while self.in_flight:
+                self._settle(0, Reply(204))
+            self.wait(10_000.0)
+            while self.lane.ready and self.lane.may_send(self.now):
+                self._begin()
+        assert self.lane.pending == 0
+        self.the_books_balance()
+
+
+class ReconfiguredLaneMachine(LaneMachine):
+    """The same in order, with endpoints that are updated, removed and come back."""
+
+    @initialize(share=st.integers(2, 4), retries=st.integers(0, 3))
+    def start(self, share: int, retries: int) -> None:
+        self._start(True, 12, share, retries)
+
+    @rule(capacity=st.integers(1, 12), share=st.integers(4, 6))
+    def reconfigure(self, capacity: int, share: int) -> None:
+        self.options |= {"capacity": capacity, "share": share}
+        self.lane.reconfigure(configured(**self.options))
+        self.failures = 0
+
+    @precondition(lambda self: self.in_flight)
+    @rule(removed=st.booleans(), slow=st.integers(0, 9))
+    def off_and_on_again(self, removed: bool, slow: int) -> None:
+        """What goes off with an attempt under way comes back, with more of the same keys."""
+        keys = [one.message.key for one in self.in_flight]
+        if removed:
+            self.lane.off = True
+            self._give_up("endpoint_removed")
+        else:
+            self._settle(slow + 1, Reply(410))
+        self.reconfigure(**{key: self.options[key] for key in ("capacity", "share")})
+        while len(self.in_flight) > 1:
+            self._settle(slow + 1, Reply(204))
+        self.offer(keys * 2)
+
+
+TestLaneMachine = LaneMachine.TestCase
+TestLaneMachine.settings = settings(RELAXED, max_examples=50, stateful_step_count=30)
+TestReconfiguredLaneMachine = ReconfiguredLaneMachine.TestCase
+TestReconfiguredLaneMachine.settings = settings(RELAXED, max_examples=120, stateful_step_count=30)
