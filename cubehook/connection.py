@@ -24,6 +24,11 @@ MAX_ANSWER_BYTES = 2 * 65_536
 """What is taken in of one answer: 64 KiB for the head, and as much for the body."""
 
 
+LEAST_SHARE = 1.0
+"""Seconds that one of several addresses has at least (if that is not over half of the time): a
+receiver may be far away."""
+
+
 class AddressRefusedError(CubehookError):
     """The address guard does not let the connection be made. ``reason`` is a fixed phrase."""
 
@@ -146,7 +151,7 @@ class _Guarded:
         """A connected socket. urllib3 leaves this to subclasses; it wraps TLS around it after."""
         started = time.monotonic()
         ends = min(self.deadline, started + (self.timeout or math.inf))
-        found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
+        found = _resolved(self._dns_host, self.port)
         for *_, target in found:
             refusal = self.guard.refusal(str(target[0]), secure=self.secure)
             # One refused address refuses the name: an attacker's answer mixes both kinds.
@@ -156,9 +161,10 @@ class _Guarded:
         for tried, (family, kind, protocol, _, target) in enumerate(found):
             # One address that hangs shall not take the time of all.
             now = time.monotonic()
-            share = now + (ends - now) / (len(found) - tried)
+            left = ends - now
+            share = now + max(left / (len(found) - tried), min(LEAST_SHARE, left / 2))
             try:
-                return _connected(family, kind, protocol, target, share, ends)
+                return _connected(family, kind, protocol, target, min(share, ends), ends)
             except OSError as failed:
                 error = failed
         raise error
@@ -220,6 +226,13 @@ class GuardedHTTPSConnectionPool(_GuardedPool, HTTPSConnectionPool):
     """A pool of TLS connections to one host."""
 
     ConnectionCls = GuardedHTTPSConnection
+
+
+def _resolved(host: str, port: int) -> list[Any]:
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:  # a name that no DNS label can spell
+        raise socket.gaierror(socket.EAI_NONAME, "not a host name") from None
 
 
 def _connected(

@@ -27,7 +27,6 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 from urllib3.util import Retry, Timeout
-from urllib3.util.ssl_ import create_urllib3_context
 
 from cubehook import threads
 from cubehook.connection import (
@@ -49,7 +48,6 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "timeout"),
     (NameResolutionError, "name resolution failed"),
     (socket.gaierror, "name resolution failed"),
-    (UnicodeError, "name resolution failed"),  # a name that no DNS label can spell
     (ssl.SSLCertVerificationError, "certificate not valid"),
     (ssl.SSLError, "TLS failed"),
     (ConnectionRefusedError, "connection refused"),
@@ -210,7 +208,9 @@ class WebhookAdapter(HTTPAdapter):
 @functools.cache
 def _tls_context() -> ssl.SSLContext:
     # Reading the CA bundle takes tens of milliseconds and a megabyte: one context serves all.
-    context = create_urllib3_context()
+    # Not urllib3's or ssl's default context: those write keys to where SSLKEYLOGFILE says.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.sslsocket_class = DeadlineTLSSocket
     context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
     return context

@@ -273,6 +273,12 @@ class TestUnknownKeys:
         assert problems([GOOD | {key: 1}]) == (f"endpoints[0]: a key must be a string, not {kind}",)
 
 
+def _converting(*endpoints: dict[str, Any]) -> Any:
+    """The endpoints as `logging.config.dictConfig` hands them over."""
+    written: dict[str, Any] = {"endpoints": [*endpoints], "elsewhere": URL}
+    return logging.config.DictConfigurator(written).config["endpoints"]
+
+
 class TestEndpoints:
     def test_of_mappings_and_objects(self) -> None:
         loaded = load(
@@ -330,16 +336,56 @@ class TestEndpoints:
 
     def test_of_logging_config(self) -> None:
         # Its lists and dicts convert what they hand out, and are no plain ones.
-        written: dict[str, Any] = {
-            "endpoints": [
-                {"url": URL, "events": ["a.b"], "secret": ["s"], "headers": {"X-Env": "prod"}}
-            ]
-        }
-        converting = logging.config.BaseConfigurator(written).config["endpoints"]
+        converting = _converting(
+            {"url": URL, "events": ["a.b"], "secret": ["s"], "headers": {"X-Env": "prod"}}
+        )
         assert type(converting) is not list
         (loaded,) = load(converting).endpoints
         assert (loaded.events, len(loaded.secrets)) == (("a.b",), 1)
         assert dict(loaded.headers) == {"X-Env": "prod"}
+
+    def test_of_logging_config_may_refer_to_other_places(self) -> None:
+        (loaded,) = load(_converting({"url": "cfg://elsewhere", "secret": "s"})).endpoints
+        assert loaded.url == URL
+
+    @pytest.mark.parametrize("reference", [f"ext://{PLANTED}.x", f"cfg://{PLANTED}"])
+    @pytest.mark.parametrize("place", ["url", "headers"])
+    def test_of_logging_config_that_refer_to_nothing(self, place: str, reference: str) -> None:
+        value = reference if place == "url" else {"X-Token": reference}
+        _, error = attempt(_converting({}, {"url": URL} | {place: value}))
+        assert error is not None
+        assert len(error.problems) >= 2
+        assert error.problems[-1].startswith("endpoints")
+        assert PLANTED not in printed(error)
+
+    @pytest.mark.parametrize("depth", [300, 500, 900, 5_000])
+    @pytest.mark.parametrize(
+        ("begin", "end"),
+        [
+            pytest.param("[", "]", id="lists"),
+            pytest.param('[{"url":', "}]", id="mappings"),
+            pytest.param(f'[{{"url":"{URL}","headers":', "}]", id="headers"),
+        ],
+    )
+    def test_nested_without_end(
+        self, monkeypatch: pytest.MonkeyPatch, begin: str, end: str, depth: int
+    ) -> None:
+        monkeypatch.setenv(ENDPOINTS_VARIABLE, begin * depth + "1" + end * depth)
+        assert len(problems(None)) == 1
+
+    @pytest.mark.parametrize("key", ["url", "headers", "secret", "events"])
+    def test_that_hold_themselves(self, key: str) -> None:
+        # A YAML anchor can do so.
+        item: dict[str, Any] = {"url": URL}
+        item[key] = [item]
+        (problem,) = problems([item])
+        assert problem.startswith(f"endpoints[0]: {key}: ")
+        item[key] = item
+        (problem,) = problems([item])
+        assert problem.startswith(f"endpoints[0]: {key}: ")
+        endless: list[Any] = []
+        endless.append(endless)
+        assert problems(endless) == ("endpoints[0]: must be a mapping, not a list",)
 
     @pytest.mark.parametrize("endpoints", [[], ()])
     def test_none_at_all(self, monkeypatch: pytest.MonkeyPatch, endpoints: object) -> None:
