@@ -21,6 +21,7 @@ from cubehook.secret import variable
 ENDPOINTS_VARIABLE = "CUBE_API_WEBHOOK_ENDPOINTS"
 MAX_PAYLOAD_CEILING = 1_048_576
 
+_DEEPEST = 4  # the list, the endpoint, its headers or events, and one to be refused
 _MAX_FILE_BYTES = 16 * 1_048_576
 
 
@@ -97,7 +98,7 @@ def load_endpoints(
     Raises `ConfigError`, unless ``problems`` is there to take what is wrong.
     """
     found: list[str] = []
-    items = [_plain(item) for item in _given(_plain(endpoints), found)]
+    items = _plain(_given(_plain(endpoints, found), found), found)
     loaded = [_endpoint(item, index, settings, found) for index, item in enumerate(items)]
     found += _duplicates(items)
     if problems is not None:
@@ -107,15 +108,18 @@ def load_endpoints(
     return tuple(one for one in loaded if one is not None)
 
 
-def _plain(value: object) -> Any:
-    """The value in plain dicts and lists.
+def _plain(value: object, problems: list[str], depth: int = 0) -> Any:
+    """The value in plain dicts and lists, as deep as an endpoint goes.
 
     Those of ``logging.config`` resolve ``cfg://`` and ``ext://`` only where an item is looked up.
     """
-    if isinstance(value, Mapping):
-        return {key: _plain(value[key]) for key in value}
-    if isinstance(value, list):
-        return [_plain(value[index]) for index in range(len(value))]
+    try:
+        if isinstance(value, Mapping) and depth < _DEEPEST:
+            return {key: _plain(value[key], problems, depth + 1) for key in value}
+        if isinstance(value, list) and depth < _DEEPEST:
+            return [_plain(value[index], problems, depth + 1) for index in range(len(value))]
+    except Exception as error:
+        problems.append(f"endpoints: holds what cannot be resolved ({type(error).__name__})")
     return value
 
 

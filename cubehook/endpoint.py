@@ -87,6 +87,9 @@ class Endpoint:
         if problems:
             raise ConfigError(problems)
 
+    def __deepcopy__(self, memo: object) -> Endpoint:
+        return self  # immutable, and configurations are copied
+
     @property
     def secrets(self) -> tuple[Secret, ...]:
         """The secrets, the one that signs first before those being rotated out."""
@@ -231,6 +234,8 @@ def _headers(value: object) -> Mapping[str, str]:
         lowered = name.lower()
         if lowered in _OWN_HEADERS or lowered.startswith(_OWN_HEADER_PREFIXES):
             raise ValueError(f"{name!r} is written by cubehook itself")
+    if len({name.lower() for name in value}) < len(value):
+        raise ValueError("holds a name twice, in upper and lower case")
     return MappingProxyType(dict(value))
 
 

@@ -217,7 +217,7 @@ class _Copier:
         self._spend(len(value))
         if issubclass(type(value), set | frozenset):
             return set(value)  # its items are hashable, so they do not change
-        copied = list(value)
+        copied = list.copy(value) if issubclass(type(value), list) else list(value)
         self._copies[id(value)] = (value, copied, depth)
         copied[:] = [self.copy(item, depth + 1) for item in copied]
         return copied

@@ -142,7 +142,7 @@ class Lane:
             self._counts["delivered"] += 1
             self._release(delivery)
             return True
-        self._failed(now, pause=isinstance(outcome, RetryAt))
+        self._failed(now, pause=isinstance(outcome, RetryAt) or outcome.exhausted)
         if isinstance(outcome, Dead) or self.off:
             self.off = self.off or (isinstance(outcome, Dead) and outcome.gone)
             self._counts["dead"] += 1

@@ -57,10 +57,14 @@ class RetryAt:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """Given up. ``gone``: the endpoint answered 410, so nothing more may be sent to it."""
+    """Given up. ``gone``: the endpoint answered 410, so nothing more may be sent to it.
+
+    exhausted: the last retry has failed; otherwise the endpoint refused it for good.
+    """
 
     reason: str
     gone: bool = False
+    exhausted: bool = False
 
 
 Outcome: TypeAlias = "Delivered | RetryAt | Dead"

@@ -126,7 +126,7 @@ class WebhookRetry(Retry):
         try:
             following = self._after("POST", status)
         except MaxRetryError:
-            return Dead(f"{reason}, no retries left")
+            return Dead(f"{reason}, no retries left", exhausted=True)
         delay = max(following.get_backoff_time(), floor)
         return RetryAt(when=now + delay, floor=now + floor, reason=reason, retry=following)
 

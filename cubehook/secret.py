@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 
-_MAX_FILE_BYTES = 65_536
+_MAX_FILE_LENGTH = 65_536
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -58,11 +58,12 @@ def _read(source: str) -> str:
 
 def _read_file(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(_MAX_FILE_BYTES + 1)
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read(_MAX_FILE_LENGTH + 1)
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
         raise ValueError(f"names a file that cannot be read ({type(error).__name__})") from None
-    if len(text) > _MAX_FILE_BYTES:
-        raise ValueError(f"names a file of over {_MAX_FILE_BYTES} bytes")
+    if len(text) > _MAX_FILE_LENGTH:
+        raise ValueError(f"names a file of over {_MAX_FILE_LENGTH} characters")
+    # (utf-8-sig above: Windows editors begin a file with a mark that is no part of it either.)
     # Editors and `echo` end a file with a line end that is not part of the secret.
     return text.rstrip("\r\n")

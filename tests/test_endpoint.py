@@ -511,7 +511,7 @@ class TestSecret:
 
     def test_file_that_is_too_long(self, tmp_path: Path) -> None:
         (tmp_path / "secret").write_text("x" * 65_537)
-        expected = ("secret: names a file of over 65536 bytes",)
+        expected = ("secret: names a file of over 65536 characters",)
         assert problems(secret=f"file:{tmp_path / 'secret'}") == expected
 
     @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ class TestRetriesLeft:
             assert isinstance(outcome.retry, WebhookRetry)
             policy = outcome.retry
             assert (policy.total, len(policy.history)) == (most - done - 1, done + 1)
-        assert policy.decide(result, NOW) == Dead(f"{reason}, no retries left")
+        assert policy.decide(result, NOW) == Dead(f"{reason}, no retries left", exhausted=True)
 
     @pytest.mark.parametrize("most", [0, 1, 5])
     def test_increment_raises_exactly_after_max_retries(self, most: int) -> None:
