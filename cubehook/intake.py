@@ -160,8 +160,7 @@ class EventQueueListener(QueueListener):
 
     def leave(self) -> None:
         """Let the thread end after what is queued; unlike ``stop``, do not wait for it."""
-        if self.running:
-            self.enqueue_sentinel()
+        self.enqueue_sentinel()
 
     def join(self, timeout: float) -> bool:
         """Wait for the thread's end. Returns whether it has ended."""

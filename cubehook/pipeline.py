@@ -255,7 +255,9 @@ class Pipeline:
         )
 
     def _fan_out_all(self, timeout: float) -> bool:
-        if not self.listener.running:
+        with self._starting:  # a thread that is being started right now is running
+            running = self.listener.running
+        if not running:
             self.listener.drain()
             return True
         if self._leaving:
