@@ -87,7 +87,12 @@ class Script:
     def line(self, word: str) -> str:
         """The rest of the next line that the script prints, which begins with ``word``."""
         assert self._process.stdout is not None
-        printed = self._process.stdout.readline()
+        # Byte by byte: what a file object reads ahead, communicate() would not see.
+        read = iter(lambda: os.read(self._process.stdout.fileno(), 1), b"")  # type: ignore[union-attr]
+        line = bytearray()
+        while not line.endswith(b"\n") and (byte := next(read, b"")):
+            line += byte
+        printed = line.decode()
         assert printed.startswith(word), f"{printed!r} {self.end().err}"
         self.out.append(printed)
         return printed.removeprefix(word).strip()
