@@ -8,7 +8,9 @@ hold tokens: such records are held back while the thread works for cubehook.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -83,6 +85,17 @@ class _NamesNoUrl(logging.Filter):
         return not is_own()
 
 
+def _warn_if_patched() -> None:
+    """Green threads in the place of threads: what waits for a socket would stop everything."""
+    gevent = sys.modules.get("gevent.monkey")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        warnings.warn(
+            "cubehook works with real threads; gevent's monkey-patching is not supported",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 def _silence() -> None:
     held_back = _NamesNoUrl()
     for module in ("connection", "connectionpool", "poolmanager", "response", "util.retry"):
@@ -90,3 +103,4 @@ def _silence() -> None:
 
 
 _silence()
+_warn_if_patched()

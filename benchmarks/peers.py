@@ -1,0 +1,265 @@
+"""Who is put to the test beside cubehook, and the program each of them runs in.
+
+A contender is a row of `CONTENDERS`: what to import, how it is set up, how an event is logged. All
+have their defaults, but for the receiver's address and what the rest of a row says.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from dataclasses import dataclass
+
+_LOG = "logger.info(text)"
+
+_STDLIB = """
+import queue
+from logging.handlers import HTTPHandler, QueueHandler, QueueListener
+
+handler = QueueHandler(queue.SimpleQueue())
+listener = QueueListener(handler.queue, HTTPHandler(f"{HOST}:{PORT}", f"/{PATH}", "POST"))
+listener.start()
+"""
+
+_SENTRY = """
+import sentry_sdk
+from sentry_sdk.integrations.logging import LoggingIntegration
+
+sentry_sdk.init(
+    f"http://key@{{HOST}}:{{PORT}}/{{PATH}}/1",
+    integrations=[LoggingIntegration({levels})],
+    {options}
+)
+"""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to send log records over HTTP.
+
+    distribution: its name on PyPI; empty for the standard library. modules: what `setup` imports.
+    setup: makes ``handler``, or leaves it None if it takes its records otherwise. It may use
+    ``HOST``, ``PORT``, ``PATH``, ``URL``, and ``LEVEL``, the lowest level that is to be sent.
+    log: logs the event ``text``, the one with this ``number``, to ``logger``. status: what it
+    takes for success.
+    """
+
+    name: str
+    distribution: str
+    modules: tuple[str, ...]
+    setup: str
+    log: str = _LOG
+    status: int = 200
+
+    @property
+    def version(self) -> str | None:
+        """None: it is not installed."""
+        try:
+            found = all(map(importlib.util.find_spec, self.modules))
+            version = importlib.metadata.version(self.distribution) if self.distribution else ""
+        except (ImportError, importlib.metadata.PackageNotFoundError):
+            return None
+        return version if found else None
+
+
+CONTENDERS = (
+    Contender(
+        "cubehook",
+        "cubehook",
+        ("cubehook",),
+        """
+import cubehook
+
+handler = cubehook.WebhookHandler([{
+    "name": "peers", "url": URL, "secret": "test-secret", "events": ["*"],
+    "allow_private_urls": True,
+}])
+""",
+        # Some sandboxes, many events each: the order by key is part of the work.
+        'logger.info("", extra={"event": "sandbox.created", '
+        '"sandbox_id": f"sandbox-{number % 40}", "text": text})',
+    ),
+    Contender("QueueListener", "", ("logging.handlers",), _STDLIB),
+    Contender(
+        "QueueListener, stop at exit",
+        "",
+        ("logging.handlers",),
+        _STDLIB + "import atexit\n\natexit.register(listener.stop)\n",
+    ),
+    Contender(
+        "loki, queue handler",
+        "python-logging-loki",
+        ("logging_loki",),
+        """
+import queue
+import logging_loki
+
+handler = logging_loki.LokiQueueHandler(queue.Queue(-1), url=URL, tags={"app": "x"}, version="1")
+""",
+        status=204,
+    ),
+    Contender(
+        "loki-logger-handler",
+        "loki-logger-handler",
+        ("loki_logger_handler",),
+        """
+from loki_logger_handler.loki_logger_handler import LokiLoggerHandler
+
+handler = LokiLoggerHandler(url=URL, labels={"app": "x"})
+""",
+        status=204,
+    ),
+    Contender(
+        "logzio",
+        "logzio-python-handler",
+        ("logzio",),
+        """
+from logzio.handler import LogzioHandler
+
+handler = LogzioHandler("test-token", url=URL)
+""",
+    ),
+    Contender(
+        "logstash-async",
+        "python-logstash-async",
+        ("logstash_async",),
+        """
+from logstash_async.handler import AsynchronousLogstashHandler
+
+handler = AsynchronousLogstashHandler(
+    HOST, PORT, transport="logstash_async.transport.HttpTransport", path=PATH, database_path=None
+)
+""",
+    ),
+    Contender(
+        "watchtower",
+        "watchtower",
+        ("watchtower", "boto3"),
+        """
+import boto3
+import watchtower
+
+client = boto3.client(
+    "logs", endpoint_url=URL, region_name="us-east-1",
+    aws_access_key_id="test", aws_secret_access_key="test",
+)
+handler = watchtower.CloudWatchLogHandler(boto3_client=client)
+""",
+    ),
+    Contender(
+        "splunk",
+        "splunk_handler",
+        ("splunk_handler",),
+        """
+from splunk_handler import SplunkHandler
+
+handler = SplunkHandler(
+    HOST, PORT, "test-token", "main", protocol="http", verify=False, url=URL
+)
+""",
+    ),
+    Contender(
+        "logtail",
+        "logtail-python",
+        ("logtail",),
+        """
+import logtail
+
+handler = logtail.LogtailHandler("test-token", host=URL)
+""",
+    ),
+    Contender(
+        "seqlog",
+        "seqlog",
+        ("seqlog",),
+        """
+from seqlog.structured_logging import SeqLogHandler
+
+handler = SeqLogHandler(URL)
+""",
+    ),
+    Contender(
+        "OpenTelemetry logs",
+        "opentelemetry-exporter-otlp-proto-http",
+        ("opentelemetry.sdk._logs", "opentelemetry.exporter.otlp.proto.http"),
+        """
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.sdk._logs import LoggerProvider, LoggingHandler
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+
+provider = LoggerProvider()
+provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(endpoint=URL)))
+handler = LoggingHandler(logger_provider=provider)
+""",
+    ),
+    Contender(
+        "sentry events",
+        "sentry-sdk",
+        ("sentry_sdk",),
+        # Without the breadcrumbs: they repeat the events before, which is no delivery.
+        _SENTRY.format(levels="level=None, event_level=LEVEL", options="max_breadcrumbs=0,"),
+    ),
+    Contender(
+        "sentry logs",
+        "sentry-sdk",
+        ("sentry_sdk",),
+        _SENTRY.format(
+            levels="level=None, event_level=None, sentry_logs_level=LEVEL",
+            options="max_breadcrumbs=0, enable_logs=True,",
+        ),
+    ),
+)
+
+EVENT = r"peers-([a-z]+)-(\d{5})"
+"""What the receiver looks for in a body: the name of a group of events, and a number."""
+
+_PROGRAM = """
+import logging, os, sys, time
+
+HOST, PORT, PATH, URL, ROOT = {site!r}
+LEVEL = logging.DEBUG if ROOT else logging.INFO
+answers = os.dup(1)
+os.dup2(2, 1)  # some contenders print
+handler = None
+{setup}
+logger = logging.getLogger("app")
+target = logging.getLogger() if ROOT else logger
+target.setLevel(LEVEL)
+if handler is not None:
+    target.addHandler(handler)
+
+def log(group, count):
+    for number in range(count):
+        text = f"peers-{{group}}-{{number:05}}"
+        {log}
+
+def answer(word):
+    os.write(answers, f"{{word}} {{time.monotonic()}}\\n".encode())
+
+answer("ready")
+for line in sys.stdin:
+    word, *arguments = line.split()
+    if word == "log":
+        log(arguments[0], int(arguments[1]))
+        answer("logged")
+    elif word == "fork":
+        count, seconds = map(int, arguments)
+        log("before", count)
+        child = os.fork()
+        log("parent" if child else "child", count)
+        time.sleep(seconds)
+        if not child:
+            sys.exit()
+        os.waitpid(child, 0)
+"""
+
+
+def program(contender: Contender, site: tuple[str, int, str, str, bool]) -> str:
+    """The text of a program that does what it is told on standard input, and ends with it.
+
+    site: host, port, path, URL, and whether the handler is put on the root logger, at DEBUG.
+    ``log GROUP COUNT`` logs so many events; ``fork COUNT SECONDS`` logs them before a fork and on
+    both sides of it, which then live on for so long. The answers, ``ready`` and ``logged``, have
+    the moment with them.
+    """
+    return _PROGRAM.format(site=site, setup=contender.setup, log=contender.log)
