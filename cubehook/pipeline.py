@@ -104,7 +104,8 @@ class Pipeline:
     def take(self, record: logging.LogRecord) -> None:
         """Take an event in. Nothing is raised, nothing waits."""
         self.intake.emit(record)
-        if not self._started and not self.intake.closed:
+        # Not by ``closed``: this very event may have slipped in before the handler was closed.
+        if not self._started and not self._stopped and not self._queue.empty():
             self._start()
 
     def _start(self) -> None:
@@ -157,15 +158,8 @@ class Pipeline:
             body = body_format.format_event(event)
         except Exception as error:
             # A format of the application's; the formats of cubehook do not fail.
-            kind = type(body_format).__name__
-            notice(
-                logger,
-                logging.ERROR,
-                "%s cannot be written (%s in %s)",
-                event,
-                type(error).__name__,
-                kind,
-            )
+            names = type(error).__name__, type(body_format).__name__
+            notice(logger, logging.ERROR, "%s cannot be written (%s in %s)", event, *names)
             return FORMAT_ERROR
         if len(body) > self._settings.max_payload_bytes:
             return TOO_LARGE
