@@ -13,18 +13,28 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from cubehook import threads
 from cubehook.attempt import Message
 from cubehook.lane import LaneSettings
 from cubehook.notices import notice
 from cubehook.outcome import Dead, Delivered, Failure, Outcome
+from cubehook.pace import Effort
 from cubehook.schedule import Census, Job, Schedule
 
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 30.0
 """A worker without work ends after so long, as long as another one is there."""
+
+
+class _Finished(NamedTuple):
+    """An attempt that was made."""
+
+    job: Job
+    outcome: Outcome
+    effort: Effort
 
 
 class Dispatcher:
@@ -123,12 +133,14 @@ class Dispatcher:
 
         last, ends: for a thread that helps out: it stays for that generation, and until then.
         """
-        finished: tuple[Job, Outcome] | None = None
+        finished: _Finished | None = None
         while (job := self._exchange(finished, last, ends)) is not None:
             self._report_circuits()
+            began, computed = time.perf_counter(), time.thread_time()
             outcome = self._attempt(job, ends)
+            effort = Effort(time.perf_counter() - began, time.thread_time() - computed)
             _report(job, outcome)
-            finished = job, outcome
+            finished = _Finished(job, outcome, effort)
         self._report_circuits()
 
     def _attempt(self, job: Job, ends: float | None) -> Outcome:
@@ -143,12 +155,12 @@ class Dispatcher:
         return job.delivery.retry.decide(result, self._clock())
 
     def _exchange(
-        self, finished: tuple[Job, Outcome] | None, last: int | None, ends: float | None
+        self, finished: _Finished | None, last: int | None, ends: float | None
     ) -> Job | None:
         """Hand in an outcome and get the next attempt; None: the thread may go."""
         with self._lock:
             if finished is not None:
-                self._settle(*finished)
+                self._settle(finished)
             while not self._stopping:
                 job = self._schedule.next(self._clock())
                 if job is not None:
@@ -164,11 +176,12 @@ class Dispatcher:
                 self._wake_all()
             return None
 
-    def _settle(self, job: Job, outcome: Outcome) -> None:
-        was_open = job.lane.open
-        self._schedule.settle(job, outcome, self._clock())
-        if job.lane.open != was_open:
-            self._circuits.append((job.lane.name, job.lane.open))
+    def _settle(self, finished: _Finished) -> None:
+        lane = finished.job.lane
+        was_open = lane.open
+        self._schedule.settle(finished.job, finished.outcome, self._clock(), finished.effort)
+        if lane.open != was_open:
+            self._circuits.append((lane.name, lane.open))
         self._end_if_drained()
         self._tell_waiters()
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from cubehook.attempt import Message
 from cubehook.outcome import Dead, Delivered, Failure, Outcome, Reply, RetryAt
+from cubehook.pace import Effort, Pace
 from cubehook.retry import WebhookRetry, backoff
 from cubehook.stats import EndpointStats
 
@@ -73,9 +74,9 @@ class Lane:
         self.send = settings.send
         self.policy = settings.policy
         self._capacity = settings.capacity
-        self._share = settings.share
         self._ordered = settings.ordered
         self._window = 1
+        self._pace = Pace(settings.share)
         self.failures = 0
         self.probe_at = 0.0
         self.off = False
@@ -132,13 +133,17 @@ class Lane:
         self.waiting -= 1
         self.ready.appendleft(delivery)
 
-    def settle(self, delivery: Delivery, outcome: Outcome, now: float) -> bool:
+    def settle(
+        self, delivery: Delivery, outcome: Outcome, now: float, effort: Effort | None = None
+    ) -> bool:
         """Take the outcome of an attempt. True: the delivery has ended; False: it waits."""
         self.in_flight -= 1
         if isinstance(outcome, Delivered):
             self.failures = 0
+            if effort is not None:
+                self._pace.note(effort)
             # A lane earns its threads: one that hangs from the start never has more than one.
-            self._window = min(self._window + 1, self._share)
+            self._window = min(self._window + 1, self._pace.useful)
             self._counts["delivered"] += 1
             self._release(delivery)
             return True

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from cubehook.attempt import Message
 from cubehook.lane import Delivery, Lane, LaneSettings
 from cubehook.outcome import Outcome, RetryAt
+from cubehook.pace import Effort
 from cubehook.stats import NOTHING, EndpointStats
 
 
@@ -101,12 +102,12 @@ class Schedule:
                 dropped |= not self._offer(lane, message, now)
         return dropped
 
-    def settle(self, job: Job, outcome: Outcome, now: float) -> None:
-        """Take the outcome of an attempt."""
+    def settle(self, job: Job, outcome: Outcome, now: float, effort: Effort | None = None) -> None:
+        """Take the outcome of an attempt, and what it took."""
         lane = job.lane
         self._busy -= 1
         self._suspects_busy -= job.suspect
-        if lane.settle(job.delivery, outcome, now):
+        if lane.settle(job.delivery, outcome, now, effort):
             self._finish([job.delivery])
         elif isinstance(outcome, RetryAt):
             self._push(outcome.when, lane, job.delivery)
