@@ -680,8 +680,8 @@ def test_hanging_lanes_after_a_failure_leave_half_of_the_threads(pool: Pool) -> 
     dispatcher = pool.dispatcher(*lanes, lane("good", good), most=4)
     for number, send in enumerate(sends):
         fill(dispatcher, f"f{number}", 1)
-        send.wait_for(1)
-        send.open.clear()  # from the second attempt on it hangs
+        send.wait_for(2)  # so the first has failed
+        send.open.clear()  # from now on it hangs
     fill(dispatcher, "good", 50)
     good.wait_for(50)
     in_flight = [stats.in_flight for stats in dispatcher.stats().endpoints.values()]
