@@ -68,10 +68,10 @@ class Dispatcher:
             self._call_worker()
             self._tell_waiters()
 
-    def submit(self, batch: Iterable[tuple[str, Message | str]]) -> bool:
+    def submit(self, batch: Iterable[tuple[str, Message | str]], reason: str | None = None) -> bool:
         """Fan out one event: see `Schedule.fan_out`. Returns whether anything was dropped."""
         with self._lock:
-            dropped = self._schedule.fan_out(batch, self._clock())
+            dropped = self._schedule.fan_out(batch, self._clock(), reason)
             self._call_worker()
             return dropped
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from logging.handlers import QueueHandler, QueueListener
 from queue import Empty, SimpleQueue
@@ -106,10 +107,10 @@ class EventQueueHandler(QueueHandler):
         self.dropped[reason].add()
         self.dropping = True
 
-    def passed_on(self) -> int:
-        """How many events were queued, or will be at once: offered and not dropped."""
-        dropped = sum(tally.value() for tally in self.dropped.values())
-        return self.offered.value() - dropped
+    def drops(self) -> Counter[str]:
+        """How many events were dropped here, by reason."""
+        counts = ((reason, tally.value()) for reason, tally in self.dropped.items())
+        return Counter({reason: count for reason, count in counts if count})
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Count the event as dropped.

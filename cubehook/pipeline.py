@@ -64,7 +64,6 @@ class Pipeline:
         self.dispatcher = Dispatcher(settings.max_concurrency)
         self._formats: dict[str, BodyFormat] = {DEFAULT_FORMAT: default}
         self._senders: dict[str, Sender] = {}
-        self._dropped: Counter[str] = Counter()  # events; written by the listener's thread alone
         self._dropping = False  # something was dropped that no warning has told
         self._warned_at = -WARNING_INTERVAL
         self._warned_of: Counter[str] = Counter()
@@ -126,27 +125,26 @@ class Pipeline:
 
     def handle(self, attributes: Attributes) -> None:
         """Format an event's messages and fan them out to the lanes."""
+        batch: list[tuple[str, Message | str]] = []
         try:
-            batch = self._batch(attributes)
+            event = Event.from_attributes(attributes)
+            endpoints = self.subscriptions[event.name] if event else ()
+            batch = self._batch(event, endpoints) if event else []
+            # Else its name is no legal one, or update_endpoints took the last subscriber away.
+            reason = None if batch else UNSUBSCRIBED if event else INVALID_NAME
         except Exception as error:  # none is known; the thread has to live
             notice(logger, logging.ERROR, "an event was lost (%s)", type(error).__name__)
-            self._dropped[ERROR] += 1
-            batch = []
-        if self.dispatcher.submit(batch) or not batch or self.intake.dropping:
+            reason = ERROR
+        if self.dispatcher.submit(batch, reason) or self.intake.dropping:
             self.intake.dropping, self._dropping = False, True
         if self._dropping and time.monotonic() - self._warned_at >= WARNING_INTERVAL:
             self._dropping = False
             self._warn_of_drops()
 
-    def _batch(self, attributes: Attributes) -> list[tuple[str, Message | str]]:
+    def _batch(
+        self, event: Event, endpoints: tuple[Endpoint, ...]
+    ) -> list[tuple[str, Message | str]]:
         """A message, or why there is none, for each endpoint; formatted once for each format."""
-        event = Event.from_attributes(attributes)
-        if event is None:  # its name is no legal one
-            self._dropped[INVALID_NAME] += 1
-            return []
-        endpoints = self.subscriptions[event.name]
-        if not endpoints:  # update_endpoints took the last subscriber away
-            self._dropped[UNSUBSCRIBED] += 1
         made: dict[str, Message | str] = {}
         for endpoint in endpoints:
             if endpoint.format not in made:
@@ -227,13 +225,11 @@ class Pipeline:
         """The counts at this moment."""
         # Read in this order, no event is missed: it is counted when it comes, and when it leaves.
         census = self.dispatcher.stats()
-        queued = max(self.intake.passed_on() - census.fanned_out, 0)
+        dropped = self.intake.drops()
+        queued = self._in_queue(census.fanned_out, dropped)
+        dropped += Counter(census.dropped)
+        undelivered = dropped.total() + queued
         lanes = [*census.endpoints.values(), census.removed]
-        dropped = self._dropped.copy()
-        for reason, tally in self.intake.dropped.items():
-            dropped[reason] += tally.value()
-        dropped += Counter()  # without those that are 0
-        undelivered = sum(dropped.values()) + queued
         for lane in lanes:
             dropped += Counter(lane.dropped)
         return Stats(
@@ -263,17 +259,19 @@ class Pipeline:
     def _last_fanned_out(self) -> None:
         """In the listener's thread: nothing more is taken, and all before was fanned out."""
         ends = time.monotonic() + STRAGGLERS_SECONDS
-        while self._in_queue() and time.monotonic() < ends:
+        while self._missing() and time.monotonic() < ends:
             # A thread was in the middle of logging when the handler was closed.
             with contextlib.suppress(queue.Empty):
                 self.listener.handle(self._queue.get(timeout=0.01))
         self.listener.leave()
         self.dispatcher.drain(self._end)
 
-    def _in_queue(self) -> int:
-        # Read in this order, nothing that was taken is missed.
-        fanned_out = self.dispatcher.stats().fanned_out
-        return max(self.intake.passed_on() - fanned_out, 0)
+    def _missing(self) -> int:
+        return self._in_queue(self.dispatcher.stats().fanned_out, self.intake.drops())
+
+    def _in_queue(self, fanned_out: int, drops: Counter[str]) -> int:
+        # Counted last: an event counts as offered before it is dropped, or leaves the queue.
+        return max(self.intake.offered.value() - drops.total() - fanned_out, 0)
 
     def _end(self) -> None:
         lifecycle.remove(self)

@@ -30,10 +30,12 @@ class Job(NamedTuple):
 class Census(NamedTuple):
     """The counts of all lanes at one moment.
 
-    fanned_out: events that reached the schedule. removed: the sum over endpoints that are gone.
+    fanned_out: events that reached the schedule. dropped: those of them that are for no lane, by
+    reason. removed: the sum over endpoints that are gone.
     """
 
     fanned_out: int
+    dropped: Mapping[str, int]
     endpoints: Mapping[str, EndpointStats]
     removed: EndpointStats
 
@@ -53,6 +55,7 @@ class Schedule:
     def __init__(self, most: int) -> None:
         self._most = most
         self._fanned_out = 0
+        self._dropped: Counter[str] = Counter()
         self._lanes: dict[str, Lane] = {}
         self._retired: dict[str, Lane] = {}  # removed, with attempts still under way
         self._former = NOTHING  # the sum over those that have none
@@ -88,14 +91,18 @@ class Schedule:
         for lane in self._lanes.values():
             self._enlist(lane, now)
 
-    def fan_out(self, batch: Iterable[tuple[str, Message | str]], now: float) -> bool:
+    def fan_out(
+        self, batch: Iterable[tuple[str, Message | str]], now: float, reason: str | None = None
+    ) -> bool:
         """Offer the messages of one event to the lanes of these names.
 
         In place of a message stands the reason why it could not be made, for the lane to count.
-        Returns whether anything was dropped.
+        reason: why the event is for no lane at all. Returns whether anything was dropped.
         """
         self._fanned_out += 1
-        dropped = False
+        dropped = reason is not None
+        if reason is not None:
+            self._dropped[reason] += 1
         for name, message in batch:
             lane = self._lanes.get(name)
             if lane is not None:  # else the endpoint was removed this very moment
@@ -171,6 +178,7 @@ class Schedule:
         """The counts at this moment."""
         return Census(
             fanned_out=self._fanned_out,
+            dropped=dict(self._dropped),
             endpoints={name: lane.stats() for name, lane in self._lanes.items()},
             removed=reduce(
                 EndpointStats.plus, (lane.stats() for lane in self._retired.values()), self._former
