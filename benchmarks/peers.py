@@ -6,9 +6,24 @@ have their defaults, but for the receiver's address and what the rest of a row s
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
 from dataclasses import dataclass
+from pathlib import Path
+
+HOST, PATH = "127.0.0.1", "peers"
+
+_REPOSITORY = Path(__file__).parent.parent
+_START_SECONDS = 60.0  # imports, on a machine that is busy
 
 _LOG = "logger.info(text)"
 
@@ -250,16 +265,115 @@ for line in sys.stdin:
         time.sleep(seconds)
         if not child:
             sys.exit()
-        os.waitpid(child, 0)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def program(contender: Contender, site: tuple[str, int, str, str, bool]) -> str:
-    """The text of a program that does what it is told on standard input, and ends with it.
+class Program:
+    """A contender in a process of its own, which does what it is told and ends when it is told.
 
-    site: host, port, path, URL, and whether the handler is put on the root logger, at DEBUG.
-    ``log GROUP COUNT`` logs so many events; ``fork COUNT SECONDS`` logs them before a fork and on
-    both sides of it, which then live on for so long. The answers, ``ready`` and ``logged``, have
-    the moment with them.
+    port: the receiver's. root: the handler is put on the root logger, at DEBUG. ``log GROUP COUNT``
+    logs so many events, and is answered; ``fork COUNT SECONDS`` logs them before a fork and on both
+    sides of it, which then live on for so long; the status is the child's then.
+
+    Raises RuntimeError if it cannot be set up, or breaks off before it answers.
     """
-    return _PROGRAM.format(site=site, setup=contender.setup, log=contender.log)
+
+    def __init__(self, contender: Contender, port: int, *, root: bool = False) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="peers-")
+        self._errors = Path(self._scratch.name, "stderr")
+        site = (HOST, port, PATH, f"http://{HOST}:{port}/{PATH}", root)
+        text = _PROGRAM.format(site=site, setup=contender.setup, log=contender.log)
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", text],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=self._scratch.name,  # some leave files behind
+                env=self._environment(),
+                start_new_session=True,  # with its children it can be killed
+            )
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._end: float | None = None
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+        threading.Thread(target=self._listen, daemon=True).start()
+        try:
+            if self.hear(_START_SECONDS) is None:
+                raise RuntimeError("it does not start")
+        except BaseException:
+            self.close()
+            raise
+
+    def tell(self, *words: object) -> None:
+        """Tell it to do something. Does not wait."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it crashed; what is missing will show
+            self._process.stdin.write((" ".join(map(str, words)) + "\n").encode())
+            self._process.stdin.flush()
+
+    def end(self) -> None:
+        """Tell it that nothing more will come: it ends when it is done."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def hear(self, timeout: float) -> float | None:
+        """Wait for its next answer: the moment, on the clock that all processes share, or None."""
+        try:
+            answer = self._answers.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if not answer:
+            raise RuntimeError(self._complaint())
+        return float(answer.split()[1])
+
+    def ended(self, by: float) -> float | None:
+        """Wait for its end, until that moment: when it was, None if it is still there."""
+        self._watcher.join(max(by - time.monotonic(), 0.0))
+        return self._end
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status; None while it is there."""
+        return self._process.returncode
+
+    def close(self) -> None:
+        """Kill it and its children, if they are still there."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._watcher.join()
+        self.end()
+        self._scratch.cleanup()
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _environment(self) -> dict[str, str]:
+        # Nothing of ours: no proxy, no credentials, no settings of a contender.
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": self._scratch.name,
+            "PYTHONPATH": str(_REPOSITORY),
+            "PYTHONWARNINGS": "ignore",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def _complaint(self) -> str:
+        lines = self._errors.read_text(errors="replace").split("\n")
+        return next(filter(None, map(str.strip, reversed(lines))), "it broke off")
+
+    def _watch(self) -> None:
+        self._process.wait()
+        self._end = time.monotonic()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stdout:
+            for line in stdout:
+                self._answers.put(line.decode())
+        self._answers.put("")
