@@ -362,6 +362,8 @@ def main() -> None:
     }
     rows = {f"{name} {versions[name]}".strip(): by_case for name, by_case in results.items()}
     print(table(rows, arguments.cases), LEGEND, sep="\n\n")
+    load = os.getloadavg()[1]  # on a busy machine every end takes longer
+    print(f"load {load:.1f} on {os.cpu_count()} CPUs, Python {platform.python_version()}")
     for name, by_case in results.items():
         for case, result in by_case.items():
             if "error" in result:
@@ -376,6 +378,7 @@ def main() -> None:
         report = {
             "python": platform.python_version(),
             "cpus": os.cpu_count(),
+            "load": round(load, 2),
             "versions": versions,
             "results": results,
             "problems": missed,

@@ -7,7 +7,6 @@ without running ``atexit`` hooks, so they are told through its own finalizers.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import sys
@@ -17,6 +16,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from cubehook import threads
+from cubehook.notices import notice
+
+logger = logging.getLogger(__name__)
 
 
 class Living(Protocol):
@@ -132,9 +134,10 @@ def _renew_all() -> None:
     _living.clear()
     threads.forget_all()
     for renewable in list(_renewables):
-        # An error here would surface in the application's fork; the others must be renewed too.
-        with contextlib.suppress(Exception):
+        try:
             renewable.renew()
+        except Exception as error:  # the others must be renewed too
+            notice(logger, logging.ERROR, "not renewed after a fork (%s)", type(error).__name__)
 
 
 atexit.register(_flush_all)

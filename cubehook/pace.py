@@ -11,6 +11,7 @@ import math
 from typing import NamedTuple
 
 _SAMPLE = 64  # attempts in one sample
+_LUCKY = 3  # of them may have been quick by luck, or answered from a cache
 _SMOOTHING = 1 / 16
 
 
@@ -27,23 +28,23 @@ class Pace:
     def __init__(self, most: int) -> None:
         self._most = most
         self._computing = 0.0
-        # The quickest of the last sample and of this one: what others take is waiting for the GIL.
-        self._quickest = self._sampled = math.inf
-        self._count = 0
+        # A quick one of the last sample: what others took longer is waiting for the GIL, perhaps.
+        self._quick = math.inf
+        self._sample: list[float] = []
 
     def note(self, effort: Effort) -> None:
         """Take in an attempt that was answered."""
         difference = effort.computing - self._computing
         self._computing += difference * (_SMOOTHING if self._computing else 1.0)
-        self._sampled = min(self._sampled, effort.seconds)
-        self._count += 1
-        if self._count >= _SAMPLE:
-            self._quickest, self._sampled, self._count = self._sampled, math.inf, 0
+        self._sample.append(effort.seconds)
+        # The first look is an early one: until then all is taken for useful.
+        if len(self._sample) >= (_SAMPLE if self._quick < math.inf else _LUCKY + 1):
+            self._quick = sorted(self._sample)[_LUCKY]
+            self._sample.clear()
 
     @property
     def useful(self) -> int:
         """How many attempts at once are of use."""
-        quickest = min(self._quickest, self._sampled)
-        if quickest == math.inf or self._computing <= 0.0:
+        if self._quick == math.inf or self._computing <= 0.0:
             return self._most
-        return min(math.ceil(quickest / self._computing) + 1, self._most)
+        return min(math.ceil(self._quick / self._computing) + 1, self._most)

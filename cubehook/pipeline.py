@@ -44,6 +44,9 @@ WARNING_INTERVAL = 30.0
 STRAGGLERS_SECONDS = 1.0
 """How long a closed handler looks out for events that were being queued when it was closed."""
 
+MOST_READS = 10
+"""So often the counts are read, until no event has come in between."""
+
 DEFAULT_FORMAT = "cube"
 FORMAT_ERROR = "format_error"
 INVALID_NAME = "invalid_name"
@@ -223,10 +226,13 @@ class Pipeline:
 
     def stats(self) -> Stats:
         """The counts at this moment."""
-        # Read in this order, no event is missed: it is counted when it comes, and when it leaves.
-        census = self.dispatcher.stats()
-        dropped = self.intake.drops()
-        queued = self._in_queue(census.fanned_out, dropped)
+        for _ in range(MOST_READS):  # of counts that no lock holds still
+            offered = self.intake.offered.value()
+            census = self.dispatcher.stats()
+            dropped = self.intake.drops()
+            if self.intake.offered.value() == offered:
+                break
+        queued = max(offered - dropped.total() - census.fanned_out, 0)
         dropped += Counter(census.dropped)
         undelivered = dropped.total() + queued
         lanes = [*census.endpoints.values(), census.removed]
@@ -259,19 +265,17 @@ class Pipeline:
     def _last_fanned_out(self) -> None:
         """In the listener's thread: nothing more is taken, and all before was fanned out."""
         ends = time.monotonic() + STRAGGLERS_SECONDS
-        while self._missing() and time.monotonic() < ends:
+        while self._in_queue() > 0 and time.monotonic() < ends:
             # A thread was in the middle of logging when the handler was closed.
             with contextlib.suppress(queue.Empty):
                 self.listener.handle(self._queue.get(timeout=0.01))
         self.listener.leave()
         self.dispatcher.drain(self._end)
 
-    def _missing(self) -> int:
-        return self._in_queue(self.dispatcher.stats().fanned_out, self.intake.drops())
-
-    def _in_queue(self, fanned_out: int, drops: Counter[str]) -> int:
-        # Counted last: an event counts as offered before it is dropped, or leaves the queue.
-        return max(self.intake.offered.value() - drops.total() - fanned_out, 0)
+    def _in_queue(self) -> int:
+        # Offered is read last: whoever closes is to miss nothing.
+        left = self.dispatcher.stats().fanned_out + self.intake.drops().total()
+        return self.intake.offered.value() - left
 
     def _end(self) -> None:
         lifecycle.remove(self)

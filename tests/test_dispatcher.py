@@ -139,6 +139,17 @@ def test_due_time_a_retry_comes_neither_early_nor_late(
     assert one.stats("a").delivered == 1
 
 
+def test_due_time_a_retry_goes_before_what_came_after_it(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    one = bench(lane("a"))
+    one.log("a", "first")
+    one.run(BUSY)
+    clock.advance(8.1)
+    one.log("a", "second", "third")
+    assert one.run() == ["first", "second", "third"]
+
+
 def test_due_times_the_heap_is_ordered_by_moment(bench: Callable[..., Bench], clock: Clock) -> None:
     one = bench(
         *(lane(name, initial=initial) for name, initial in zip("abc", (64, 4, 16), strict=True))

@@ -440,6 +440,27 @@ def test_no_thread_is_started_before_the_first_event(
     assert started == ["listener", "worker-0"]
 
 
+def test_where_no_thread_can_be_started_who_flushes_delivers(
+    handler: Make, logger: logging.Logger, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the interpreter's end from Python 3.12 on."""
+
+    def start(name: str, target: Callable[[], None]) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(cubehook.threads, "start", start)
+    receiver.script(503)
+    made = handler()
+    for number in range(5):
+        log(logger, sandbox_id="sb", number=number)
+    assert receiver.received() == []
+    assert made.stats().queued == 5
+    assert made.flush(PATIENCE) is True
+    stats = made.stats()
+    assert (stats.delivered, stats.retried, stats.dropped) == (5, 1, {})
+    assert [one.json["number"] for one in receiver.received()] == [0, 0, 1, 2, 3, 4]
+
+
 # --- Endpoints at run time ---
 
 
@@ -1036,6 +1057,16 @@ def test_logging_goes_on_while_another_thread_flushes(
     receiver.release()
     flusher.join(PATIENCE)
     assert not flusher.is_alive()
+
+
+def test_its_lock_holds_nobody_up(handler: Make, receiver: Receiver) -> None:
+    """``logging.shutdown`` holds it while it waits in ``flush``."""
+    made = handler()
+    made.acquire()
+    other = threading.Thread(target=made.acquire, daemon=True)
+    other.start()
+    other.join(PATIENCE)
+    assert not other.is_alive()
 
 
 def test_close_delivers_what_was_taken(

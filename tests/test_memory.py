@@ -178,7 +178,8 @@ class Crossed(Tally):
         self.meanwhile = meanwhile
 
     def value(self) -> int:
-        self.meanwhile()
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
         return super().value()
 
 

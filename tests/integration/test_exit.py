@@ -562,6 +562,25 @@ def test_a_retry_that_waits_gets_a_last_chance(run: Start, receiver: Receiver) -
     assert "undelivered" not in script.err
 
 
+def test_a_retry_of_a_dropped_handler_gets_a_last_chance(run: Start, receiver: Receiver) -> None:
+    """``logging.shutdown`` does not know the handler any more."""
+    receiver.script(503)
+    script = run(
+        """
+        handler = attach(endpoint(backoff_initial=600.0), flush_timeout=10.0)
+        event(1)
+        print("flushed", handler.flush())
+        log.handlers.clear()
+        del handler
+        import gc; gc.collect()
+        leaving()
+        """
+    )
+    assert script.out[0] == "flushed False"
+    assert ids(receiver) == ["1", "1"]
+    assert script.took < 1.0
+
+
 def test_a_retry_after_is_honoured_at_the_end_too(run: Start, receiver: Receiver) -> None:
     receiver.script((429, {"Retry-After": "600"}))
     script = run(
@@ -818,6 +837,7 @@ def test_multiprocessing_each_event_once(
     run: Start, receiver: Receiver, method: str, main: str
 ) -> None:
     script = run(MULTIPROCESSING.format(method=method, main=main))
+    assert script.err == ""
     assert script.out.count("child 0") == 2
     counts = Counter(ids(receiver))
     expected = {f"{who}-{n}" for who in ("parent", "child0", "child1") for n in range(10)}
@@ -827,7 +847,28 @@ def test_multiprocessing_each_event_once(
         assert counts["child1-0"] == 2
     else:
         assert counts == dict.fromkeys(expected, 1)
-    assert script.err == ""
+
+
+def test_multiprocessing_a_retry_gets_a_last_chance_in_the_child(
+    run: Start, receiver: Receiver
+) -> None:
+    receiver.script(503)
+    script = run(
+        """
+        import multiprocessing
+
+        def work():
+            event("child")
+            print("flushed", handler.flush(), flush=True)
+
+        handler = attach(endpoint(backoff_initial=600.0), flush_timeout=10.0)
+        child = multiprocessing.get_context("fork").Process(target=work)
+        child.start()
+        child.join()
+        """
+    )
+    assert script.out == ["flushed False"]
+    assert ids(receiver) == ["child", "child"]
 
 
 def test_multiprocessing_the_end_of_the_child_is_bounded_too(
