@@ -32,6 +32,9 @@ class Living(Protocol):
     def flush(self, timeout: float) -> bool:
         """Wait for the work that there is."""
 
+    def busy(self) -> bool:
+        """Whether there is work."""
+
     def report(self) -> None:
         """Say what is left."""
 
@@ -83,8 +86,11 @@ def wait(timeout: float, waiting: Callable[[float], bool]) -> bool:
     if _Process.exit_left is None:
         return waiting(timeout)
     started = time.monotonic()
+    # Where no thread can be started any more, they work one after the other, here: each gets its
+    # part, and what it leaves goes to the next.
+    part = _Process.exit_left / max(sum(one.busy() for one in list(_living)), 1)
     try:
-        return waiting(min(timeout, _Process.exit_left))
+        return waiting(min(timeout, part))
     finally:
         _Process.exit_left = max(_Process.exit_left - (time.monotonic() - started), 0.0)
 
@@ -107,8 +113,9 @@ def _flush_all() -> None:
     _Process.exit_left = max(one.flush_timeout for one in living)
     for one in living:
         one.last_chance()
-    for one in living:
-        wait(one.flush_timeout, one.flush)
+    for one in living * 2:  # the second time for those that their part was too short for
+        if one.busy():
+            wait(one.flush_timeout, one.flush)
 
 
 def _end_of_child() -> None:

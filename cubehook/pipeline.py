@@ -208,6 +208,10 @@ class Pipeline:
         self.dispatcher.stop()
         self._end()
 
+    def busy(self) -> bool:
+        """Whether something is left undone."""
+        return self.stats().pending > 0
+
     def last_chance(self) -> None:
         """Try what waits for a retry now: there may be no later."""
         self.dispatcher.hurry()

@@ -230,7 +230,7 @@ class Schedule:
         if lane.may_send(now):
             lane.listed = True
             (self._suspects if lane.failures else self._line).append(lane)
-        elif lane.open and not lane.in_flight and lane.alarm < lane.probe_at:
+        elif lane.open and not lane.in_flight and lane.alarm != lane.probe_at:
             lane.alarm = lane.probe_at
             self._push(lane.probe_at, lane, None)
 

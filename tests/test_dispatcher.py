@@ -497,6 +497,22 @@ def test_hurry_probes_an_open_circuit(bench: Callable[..., Bench], clock: Clock)
     assert len(one.run()) == 9
 
 
+def test_hurry_a_probe_that_fails_is_followed_by_an_earlier_one(
+    bench: Callable[..., Bench], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pause before a probe has jitter: the next one may be due before the last would have."""
+    one = bench(lane("a", initial=600.0))
+    one.log("a", *map(str, range(10)))
+    monkeypatch.setattr(random, "random", lambda: 1.0)
+    one.run(BUSY)
+    one.hurry()
+    monkeypatch.setattr(random, "random", lambda: 0.0)
+    one.settle(one.take(), BUSY)
+    assert one.take() is None
+    clock.advance(LONGEST_PROBE_PAUSE / 2)
+    assert one.take() is not None
+
+
 # --- By hand and at random ---
 
 

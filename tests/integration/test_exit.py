@@ -545,6 +545,24 @@ def test_one_endpoint_hangs_and_the_other_gets_the_only_event(
     assert script.took < FLUSH + MARGIN
 
 
+@pytest.mark.parametrize("last", ["event(1)", "atexit.register(lambda: event(1))"])
+def test_some_handlers_hang_and_another_delivers_the_only_event(
+    run: Start, receiver: Receiver, last: str
+) -> None:
+    """They share the time; the one that is waited for first must not use it up alone."""
+    receiver.script(default="hang", path="/stuck")
+    script = run(
+        f"""
+        for path in ("/stuck", "/stuck", "/good", "/stuck", "/stuck"):
+            attach(endpoint(path), flush_timeout={FLUSH})
+        {last}
+        leaving()
+        """
+    )
+    assert ids(receiver, "/good") == ["1"]
+    assert script.took < FLUSH + MARGIN
+
+
 def test_a_retry_that_waits_gets_a_last_chance(run: Start, receiver: Receiver) -> None:
     receiver.script(503, 503)
     script = run(
