@@ -426,7 +426,7 @@ def test_nine_hang_and_the_tenth_gets_everything_in_order(
 def test_a_thousand_endpoints_and_no_more_threads_than_allowed(
     faulty: FaultReceiver, start: Start
 ) -> None:
-    endpoints, events = 1000, 2
+    endpoints, events = 1000, 1
     before = {one.ident for one in threading.enumerate()}
     # The receiver closes: the descriptors of a thousand idle connections would be many here.
     paths = [f"until-close/{number}" for number in range(endpoints)]
@@ -444,7 +444,7 @@ def test_a_thousand_endpoints_and_no_more_threads_than_allowed(
     counter = threading.Thread(target=count)
     counter.start()
     engine.log(range(events))
-    flushed = engine.handler.flush(PATIENCE)
+    flushed = engine.handler.flush(4 * PATIENCE)  # a thread and a connection each, on any machine
     over.set()
     counter.join()
 
