@@ -23,13 +23,13 @@ MOMENT = datetime(2026, 7, 1, 8, 0, 0, 123456, tzinfo=timezone.utc).timestamp()
 OWN = ("id", "timestamp", "level", "event")
 
 
-def record(level: int = logging.INFO, **attributes: Any) -> logging.LogRecord:
+def record(level: int = logging.INFO, /, **attributes: Any) -> logging.LogRecord:
     return logging.makeLogRecord(
         {"name": "app", "msg": "a message", "levelno": level, "created": MOMENT, **attributes}
     )
 
 
-def tagged(level: int = logging.INFO, **fields: Any) -> logging.LogRecord:
+def tagged(level: int = logging.INFO, /, **fields: Any) -> logging.LogRecord:
     return record(level, event="sandbox.created", event_id=ID, **fields)
 
 
@@ -155,7 +155,7 @@ def test_a_nested_event_never_overwrites_the_own_names(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["id", "timestamp", "level"])
 def test_extras_never_overwrite_the_own_names(name: str) -> None:
-    body = strict(WebhookFormatter().format(tagged(**{name: "forged"})))
+    body = strict(WebhookFormatter().format(tagged(logging.INFO, **{name: "forged"})))
     assert list(body) == list(OWN)
     assert "forged" not in body.values()
 

@@ -592,8 +592,8 @@ class Raises:
     def _raise(self, *args: object) -> Any:
         raise RuntimeError("planted")
 
-    __str__ = __repr__ = __format__ = __bool__ = __len__ = __iter__ = __eq__ = __hash__ = _raise  # type: ignore[assignment]
-    __getitem__ = __contains__ = __reduce__ = __dir__ = __call__ = _raise  # type: ignore[assignment]
+    __str__ = __repr__ = __format__ = __bool__ = __len__ = __iter__ = __eq__ = __hash__ = _raise
+    __getitem__ = __contains__ = __reduce__ = __dir__ = __call__ = _raise
 
 
 class RaisesInText:
@@ -607,7 +607,7 @@ class OddDict(dict[str, Any]):
     def _raise(self, *args: object) -> Any:
         raise RuntimeError("planted")
 
-    get = __getitem__ = __iter__ = keys = items = values = __contains__ = _raise  # type: ignore[assignment]
+    get = __getitem__ = __iter__ = keys = items = values = __contains__ = _raise
 
 
 def cyclic() -> list[Any]:

@@ -185,8 +185,8 @@ def test_a_record_class_of_the_application() -> None:
     one = Mine("app", logging.INFO, "", 1, "a message", (), None)
     one.__dict__.update(event="a.b", late=[2])
     attributes = queued(one)
-    one.early.append("changed")
-    one.__dict__["late"].append("changed")
+    one.early.append(9)
+    one.__dict__["late"].append(9)
     assert fields(attributes) == {"early": [1], "late": [2]}
 
 
@@ -292,7 +292,8 @@ class Heard:
         self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.taken: list[Any] = []
         self.threads: set[tuple[int, bool]] = set()
-        self.listener = EventQueueListener(self.queue, self)
+        # Anything with ``handle`` will do.
+        self.listener = EventQueueListener(self.queue, self)  # type: ignore[arg-type]
 
     def handle(self, attributes: Attributes) -> None:
         self.threads.add((threading.get_ident(), cubehook.threads.is_own()))
