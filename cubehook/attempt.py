@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cubehook import signing
+from cubehook import forks, signing
 from cubehook._version import __version__
 from cubehook.endpoint import Endpoint
 from cubehook.outcome import Failure, Reply
@@ -41,14 +41,15 @@ class Sender:
         """One attempt, over after the endpoint's ``timeout``, or ``limit`` seconds if sooner."""
         headers = self._headers | {"Content-Type": message.content_type}
         timestamp = int(time.time())
-        for scheme, keys in self._signers:
-            headers |= scheme.sign(
-                message_id=message.id,
-                event=message.event,
-                timestamp=timestamp,
-                body=message.body,
-                keys=keys,
-            )
+        with forks.kept_out:
+            for scheme, keys in self._signers:
+                headers |= scheme.sign(
+                    message_id=message.id,
+                    event=message.event,
+                    timestamp=timestamp,
+                    body=message.body,
+                    keys=keys,
+                )
         return self._adapter.post(headers, message.body, limit)
 
     def close(self) -> None:

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import http.client
 import math
+import queue
 import socket
 import ssl
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util.wait import wait_for_read, wait_for_write
 
+from cubehook import forks
 from cubehook.addresses import AddressPolicy
 from cubehook.errors import CubehookError
 
@@ -59,17 +64,22 @@ class _Deadline:
             raise http.client.HTTPException("the answer is too long")
         return received
 
-    def _arm(self: Any) -> None:
+    def _left(self) -> float | None:
         if self.deadline == math.inf:
-            return
+            return None
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        self.settimeout(left)
+        return left
 
 
 class DeadlineSocket(_Deadline, socket.socket):
     """A plain socket with a deadline. ``sendall`` treats a timeout as a total already."""
+
+    def _arm(self) -> None:
+        left = self._left()
+        if left is not None:
+            self.settimeout(left)
 
     def recv_into(self, *args: Any, **kw: Any) -> int:
         """As ``socket.recv_into``."""
@@ -83,23 +93,66 @@ class DeadlineSocket(_Deadline, socket.socket):
 
 
 class DeadlineTLSSocket(_Deadline, ssl.SSLSocket):
-    """A TLS socket with a deadline; its ``sendall`` goes through ``send``."""
+    """A TLS socket with a deadline; its ``sendall`` goes through ``send``.
+
+    Its file descriptor never blocks: what waits does so outside of OpenSSL (see `forks`).
+    """
+
+    _stepwise = False  # from the handshake on
+
+    def settimeout(self, value: float | None) -> None:
+        """As ``socket.settimeout`` before the handshake; after it the deadline alone counts."""
+        super().settimeout(0.0 if self._stepwise else value)
+
+    def do_handshake(self, block: bool = False) -> None:
+        """As ``ssl.SSLSocket.do_handshake``, within the time that was set, as a total."""
+        timeout = self.gettimeout()
+        if timeout is not None:
+            self.deadline = time.monotonic() + timeout
+        self._stepwise = True
+        self.settimeout(0.0)
+        self._step(super().do_handshake)
 
     def recv_into(self, *args: Any, **kw: Any) -> int:
         """As ``ssl.SSLSocket.recv_into``."""
-        self._arm()
-        return self._note(super().recv_into(*args, **kw))
+        return self._note(self._step(super().recv_into, *args, **kw))
 
     def send(self, *args: Any, **kw: Any) -> int:
         """As ``ssl.SSLSocket.send``, with the error of a plain socket when the other side closed.
 
         That one urllib3 passes over, to read the answer that may have come before the end.
         """
-        self._arm()
         try:
-            return super().send(*args, **kw)
+            return int(self._step(super().send, *args, **kw))
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             raise BrokenPipeError from None
+
+    def _step(self, operation: Callable[..., Any], *args: Any, **kw: Any) -> Any:
+        while True:
+            left = self._left()
+            try:
+                with forks.kept_out:
+                    return operation(*args, **kw)
+            except ssl.SSLWantReadError:
+                ready = wait_for_read(self, left)
+            except ssl.SSLWantWriteError:
+                ready = wait_for_write(self, left)
+            if not ready:
+                raise TimeoutError
+
+    def _real_close(self) -> None:
+        with forks.kept_out:  # it frees what OpenSSL holds
+            super()._real_close()  # type: ignore[misc]
+
+
+class TLSContext(ssl.SSLContext):
+    """Makes `DeadlineTLSSocket`s."""
+
+    sslsocket_class = DeadlineTLSSocket
+
+    def _wrap_socket(self, *args: Any, **kw: Any) -> Any:
+        with forks.kept_out:
+            return super()._wrap_socket(*args, **kw)  # type: ignore[misc]
 
 
 class FinalResponse(http.client.HTTPResponse):
@@ -182,8 +235,39 @@ class GuardedHTTPSConnection(_Guarded, HTTPSConnection):
     secure = True
 
 
+class IdleConnections:
+    """The idle connections of a pool, the one used last first; without a lock.
+
+    ``queue.LifoQueue``, urllib3's own choice, has one. In a forked child a worker of the parent may
+    hold it for ever; and urllib3 empties each pool that is dropped, in whichever thread.
+    """
+
+    def __init__(self, maxsize: int = 0) -> None:
+        self._most = maxsize
+        self._connections: deque[Any] = deque()
+
+    def get(self, block: bool = False, timeout: float | None = None) -> Any:
+        """The connection used last. Raises ``queue.Empty``; it never waits."""
+        try:
+            return self._connections.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def put(self, item: Any, block: bool = False, timeout: float | None = None) -> None:
+        """Keep a connection. Raises ``queue.Full``; it never waits."""
+        if len(self._connections) >= self._most:
+            raise queue.Full
+        self._connections.append(item)
+
+    def qsize(self) -> int:
+        """How many there are."""
+        return len(self._connections)
+
+
 class _GuardedPool:
     """Mixin of urllib3 pools: hands the guard and each attempt's deadline to the connections."""
+
+    QueueCls: Any = IdleConnections
 
     def __init__(self, *args: Any, guard: AddressPolicy, **kw: Any) -> None:
         super().__init__(*args, **kw)

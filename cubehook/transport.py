@@ -32,9 +32,9 @@ from cubehook import threads
 from cubehook.connection import (
     AddressRefusedError,
     ConnectTimeoutError,
-    DeadlineTLSSocket,
     GuardedHTTPConnectionPool,
     GuardedHTTPSConnectionPool,
+    TLSContext,
 )
 from cubehook.endpoint import Endpoint
 from cubehook.outcome import Failure, Reply
@@ -209,9 +209,8 @@ class WebhookAdapter(HTTPAdapter):
 def _tls_context() -> ssl.SSLContext:
     # Reading the CA bundle takes tens of milliseconds and a megabyte: one context serves all.
     # Not urllib3's or ssl's default context: those write keys to where SSLKEYLOGFILE says.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name
+    context = TLSContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.sslsocket_class = DeadlineTLSSocket
     context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
     return context
 

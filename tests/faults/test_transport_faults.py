@@ -6,6 +6,7 @@ import logging
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -33,6 +34,7 @@ from receiver import (
     FaultReceiver,
 )
 
+from cubehook import forks
 from cubehook.outcome import Failure, Reply, RetryAt
 from cubehook.retry import MAX_RETRY_AFTER, WebhookRetry
 from cubehook.transport import MAX_RESPONSE_BYTES
@@ -231,6 +233,25 @@ def test_the_deadline_holds_while_sending(
     for body in (MEBIBYTE, MEBIBYTE * 8):
         assert attempt(adapter, body)[0] == Failure("timeout")
         assert watched.still_open == []
+
+
+@pytest.mark.parametrize("path", [SLOW_TLS, "never-answer", "accept-never-read"])
+def test_a_fork_does_not_wait_for_what_hangs_in_tls(
+    faulty: FaultReceiver,
+    adapter_for: AdapterFor,
+    eventually: Callable[..., None],
+    trusted: ssl.SSLContext,
+    path: str,
+) -> None:
+    """OpenSSL is left whenever there is the network to wait for."""
+    adapter = adapter_for(faulty.url(path, tls=True), **HASTY)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(adapter.post, {}, MEBIBYTE)
+        eventually(lambda: faulty.accepted)
+        while not running.done():
+            assert forks.kept_out.acquire(timeout=TIMEOUT / 2)
+            forks.kept_out.release()
+        assert isinstance(running.result(), Failure)
 
 
 def test_a_limit_below_the_timeout_holds(

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
     from conftest import Receiver
 
 PATIENCE = 20.0
-FLUSH = 1.0
-MARGIN = 0.9
-"""What an exit may take beside its ``flush_timeout``: the interpreter's own end, a busy machine."""
+FLUSH = 1.5
+MARGIN = 1.4
+"""What an exit may take beside its ``flush_timeout``: the interpreter's own end, a busy machine.
+
+Together they stay below two of those timeouts.
+"""
+SOON = 3.0
+"""What takes a fraction of a second may take that long on a busy machine; others wait for ten."""
 
 ROOT = Path(cubehook.__file__).parent.parent
 
@@ -194,7 +199,7 @@ def test_nothing_is_lost_when_the_process_ends(
     assert script.code == code
     expected = [*range(50), 100] if "100" in ending else range(50)
     assert ids(receiver) == numbered(*expected)
-    assert script.took < 1.0
+    assert script.took < SOON
     told = script.err.replace("Traceback", "", 1) if "raise" in ending else script.err
     assert "Traceback" not in told
     assert "cubehook" not in script.err
@@ -229,7 +234,7 @@ def test_with_nothing_left_the_end_is_quick(run: Start, receiver: Receiver) -> N
     )
     assert script.out[0] == "flushed True"
     assert len(receiver.received()) == 20
-    assert script.took < 0.5
+    assert script.took < 1.0
 
 
 def test_sigterm_without_a_handler_ends_the_process_at_once(run: Start, receiver: Receiver) -> None:
@@ -245,7 +250,7 @@ def test_sigterm_without_a_handler_ends_the_process_at_once(run: Start, receiver
         """
     )
     assert script.code == -signal.SIGTERM
-    assert script.took < MARGIN
+    assert script.took < SOON
 
 
 def test_os_exit_loses_what_is_queued(run: Start, receiver: Receiver) -> None:
@@ -259,7 +264,7 @@ def test_os_exit_loses_what_is_queued(run: Start, receiver: Receiver) -> None:
         """
     )
     assert script.code == 5
-    assert script.took < MARGIN
+    assert script.took < SOON
 
 
 # --- Late events ---
@@ -282,7 +287,7 @@ def test_an_event_from_an_atexit_hook_registered_after_the_import(
         """
     )
     assert ids(receiver) == ["early", "late"]
-    assert script.took < 1.0
+    assert script.took < SOON
     assert script.err == ""
 
 
@@ -299,7 +304,7 @@ def test_an_event_from_an_atexit_hook_registered_before_the_import(
         early=BEFORE["cubehook"],
     )
     assert ids(receiver) == ["early", "late"]
-    assert script.took < 1.0
+    assert script.took < SOON
     assert script.err == ""
 
 
@@ -323,7 +328,7 @@ def test_an_event_after_logging_has_shut_down_does_no_harm(run: Start, receiver:
     )
     assert ids(receiver) == ["early"]
     assert "dropped {'closed': 1}" in script.out
-    assert script.took < 1.0
+    assert script.took < SOON
     assert script.err == ""
 
 
@@ -343,7 +348,7 @@ def test_the_first_event_ever_from_an_atexit_hook(
         early=early,
     )
     assert ids(receiver) == ["late", "late"]
-    assert script.took < 1.0
+    assert script.took < SOON
     assert "Traceback" not in script.err
 
 
@@ -409,7 +414,7 @@ def test_an_event_from_a_del_at_teardown_does_no_harm(
     )
     assert script.code == 0
     assert script.err == ""
-    assert script.took < 1.0
+    assert script.took < SOON
     assert "early" in ids(receiver) or first
 
 
@@ -434,7 +439,7 @@ def test_events_from_a_daemon_thread(run: Start, receiver: Receiver) -> None:
     assert ids(receiver) == numbered(*range(50))
     assert script.code == 0
     assert script.err == ""
-    assert script.took < 3.0
+    assert script.took < SOON
 
 
 def test_a_daemon_thread_that_never_stops_logging_events(run: Start, receiver: Receiver) -> None:
@@ -460,7 +465,7 @@ def test_a_daemon_thread_that_never_stops_logging_events(run: Start, receiver: R
     assert script.code == 0
     assert "Traceback" not in script.err
     assert "0" in ids(receiver)
-    assert script.took < 3.0
+    assert script.took < SOON
 
 
 # --- The receiver is down ---
@@ -559,7 +564,8 @@ def test_some_handlers_hang_and_another_delivers_the_only_event(
         leaving()
         """
     )
-    assert ids(receiver, "/good") == ["1"]
+    # Its part of the time may end while the answer is on its way: it is asked again then.
+    assert set(ids(receiver, "/good")) == {"1"}
     assert script.took < FLUSH + MARGIN
 
 
@@ -576,7 +582,7 @@ def test_a_retry_that_waits_gets_a_last_chance(run: Start, receiver: Receiver) -
     )
     assert script.out[0] == "flushed False"
     assert Counter(ids(receiver)) == {"1": 2, "2": 2}
-    assert script.took < 1.0
+    assert script.took < SOON
     assert "undelivered" not in script.err
 
 
@@ -596,7 +602,7 @@ def test_a_retry_of_a_dropped_handler_gets_a_last_chance(run: Start, receiver: R
     )
     assert script.out[0] == "flushed False"
     assert ids(receiver) == ["1", "1"]
-    assert script.took < 1.0
+    assert script.took < SOON
 
 
 def test_a_retry_after_is_honoured_at_the_end_too(run: Start, receiver: Receiver) -> None:
@@ -611,7 +617,7 @@ def test_a_retry_after_is_honoured_at_the_end_too(run: Start, receiver: Receiver
     )
     assert ids(receiver) == ["1"]
     assert "closed with 1 undelivered" in script.err
-    assert script.took < 1.0
+    assert script.took < SOON
 
 
 def test_a_replaced_handler_still_delivers_at_the_end(start: Start, receiver: Receiver) -> None:
@@ -687,7 +693,7 @@ def test_fork_parent_and_child_deliver_each_its_own(run: Start, receiver: Receiv
     expected = [f"{who}-{number}" for who in ("before", "child", "parent") for number in range(20)]
     assert ids(receiver) == sorted(expected)
     assert script.err == ""
-    assert script.took < 1.0
+    assert script.took < SOON
 
 
 def test_fork_with_a_full_queue_and_workers_mid_request(start: Start, receiver: Receiver) -> None:
@@ -741,7 +747,7 @@ def test_fork_again_and_again_while_threads_log(run: Start, receiver: Receiver) 
             while not over.is_set():
                 event(f"parent-{worker}-{logged[worker]}")
                 logged[worker] += 1
-                time.sleep(0.001)
+                time.sleep(0.004)  # often enough: the children are what takes the time
 
         threads = [threading.Thread(target=work, args=(worker,)) for worker in range(2)]
         for thread in threads:
@@ -763,9 +769,25 @@ def test_fork_again_and_again_while_threads_log(run: Start, receiver: Receiver) 
     counts = Counter(ids(receiver))
     assert set(counts.values()) == {1}
     names = Counter(name.split("-")[0] for name in counts)
-    assert names["child"] == 8
+    assert names["child"] == 8, script.err
     assert f"logged {names['parent']}" in script.out
     assert script.err == ""
+
+
+def test_no_module_is_imported_while_delivering(run: Start, receiver: Receiver) -> None:
+    """A fork in the middle of an import leaves the module locked in the child for ever."""
+    receiver.script((503, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}), 500)
+    script = run(
+        """
+        handler = attach()
+        before = set(sys.modules)
+        event(1, nested={"a": [1, 2.5, None, b"bytes", ("tuple",)]}, text="Bearer abcdef0123456789")
+        assert handler.flush(10)
+        print(sorted(set(sys.modules) - before))
+        """
+    )
+    assert script.out == ["[]"], script.err
+    assert len(receiver.received()) == 3
 
 
 def test_fork_in_a_child_that_was_never_attached(run: Start, receiver: Receiver) -> None:
