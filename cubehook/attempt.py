@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from cubehook import forks, signing
 from cubehook._version import __version__
 from cubehook.endpoint import Endpoint
+from cubehook.message import Message
 from cubehook.outcome import Failure, Reply
 from cubehook.transport import WebhookAdapter
 
 USER_AGENT = f"cubehook/{__version__}"
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What is sent for an event: the bytes are the same for every endpoint and every attempt.
-
-    id: the event's. event: its name. key: its ordering key, or None.
-    """
-
-    id: str
-    event: str
-    key: str | None = field(repr=False)
-    content_type: str
-    body: bytes = field(repr=False)
 
 
 class Sender:

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from cubehook import threads
-from cubehook.attempt import Message
 from cubehook.lane import LaneSettings
+from cubehook.message import Message
 from cubehook.notices import notice
 from cubehook.outcome import Dead, Delivered, Failure, Outcome
 from cubehook.pace import Effort

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import NamedTuple
 
-from cubehook.attempt import Message
+from cubehook.message import Message
 from cubehook.outcome import Dead, Delivered, Failure, Outcome, Reply, RetryAt
 from cubehook.pace import Effort, Pace
 from cubehook.retry import WebhookRetry, backoff

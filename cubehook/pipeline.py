@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import cast
 
 from cubehook import formats, lifecycle, threads
-from cubehook.attempt import Message, Sender
+from cubehook.attempt import Sender
 from cubehook.config import Settings
 from cubehook.dispatcher import Dispatcher
 from cubehook.endpoint import Endpoint
@@ -32,6 +32,7 @@ from cubehook.intake import (
     Subscriptions,
 )
 from cubehook.lane import LaneSettings
+from cubehook.message import Message
 from cubehook.notices import notice
 from cubehook.retry import WebhookRetry
 from cubehook.stats import Stats

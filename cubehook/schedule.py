@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from functools import reduce
 from typing import NamedTuple
 
-from cubehook.attempt import Message
 from cubehook.lane import Delivery, Lane, LaneSettings
+from cubehook.message import Message
 from cubehook.outcome import Outcome, RetryAt
 from cubehook.pace import Effort
 from cubehook.stats import NOTHING, EndpointStats

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import cubehook.threads
-from cubehook.attempt import Message
 from cubehook.dispatcher import Dispatcher
 from cubehook.lane import LONGEST_PROBE_PAUSE, OPEN_AFTER, LaneSettings
+from cubehook.message import Message
 from cubehook.outcome import Failure, Reply
 from cubehook.pace import Effort
 from cubehook.retry import WebhookRetry

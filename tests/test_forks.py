@@ -10,9 +10,10 @@ from collections.abc import Callable
 import pytest
 
 from cubehook import forks
-from cubehook.attempt import Message, Sender
+from cubehook.attempt import Sender
 from cubehook.connection import GuardedHTTPConnectionPool, IdleConnections
 from cubehook.endpoint import Endpoint
+from cubehook.message import Message
 from cubehook.signing import cube
 
 PATIENCE = 10.0

@@ -17,8 +17,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from cubehook.attempt import Message
 from cubehook.lane import LONGEST_PROBE_PAUSE, OPEN_AFTER, Delivery, Lane, LaneSettings
+from cubehook.message import Message
 from cubehook.outcome import Dead, Delivered, Failure, Outcome, Reply, RetryAt
 from cubehook.retry import WebhookRetry
 

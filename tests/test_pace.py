@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cubehook.attempt import Message
 from cubehook.lane import Delivery, Lane, LaneSettings
+from cubehook.message import Message
 from cubehook.outcome import Delivered, Reply
 from cubehook.pace import Effort, Pace
 from cubehook.retry import WebhookRetry

@@ -22,8 +22,9 @@ import urllib3.exceptions
 from requests.adapters import HTTPAdapter
 
 from cubehook import Endpoint, transport, verify
-from cubehook.attempt import USER_AGENT, Message, Sender
+from cubehook.attempt import USER_AGENT, Sender
 from cubehook.connection import ConnectTimeoutError
+from cubehook.message import Message
 from cubehook.outcome import Failure, Reply
 from cubehook.transport import MAX_RESPONSE_BYTES, WebhookAdapter
 
