@@ -7,8 +7,10 @@ have their defaults, but for the receiver's address and what the rest of a row s
 from __future__ import annotations
 
 import contextlib
+import gzip
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import queue
 import signal
@@ -17,8 +19,10 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 HOST, PATH = "127.0.0.1", "peers"
 
@@ -33,10 +37,11 @@ from logging.handlers import HTTPHandler, QueueHandler, QueueListener
 
 handler = QueueHandler(queue.SimpleQueue())
 listener = QueueListener(handler.queue, HTTPHandler(f"{HOST}:{PORT}", f"/{PATH}", "POST"))
+handler.listener = listener  # as Python 3.12 has it
 listener.start()
 """
 
-_SENTRY = """
+SENTRY = """
 import sentry_sdk
 from sentry_sdk.integrations.logging import LoggingIntegration
 
@@ -75,6 +80,20 @@ class Contender:
         except (ImportError, importlib.metadata.PackageNotFoundError):
             return None
         return version if found else None
+
+    def handler(self, port: int) -> logging.Handler | None:
+        """What `setup` makes of it in this process."""
+        names: dict[str, Any] = {
+            "HOST": HOST,
+            "PORT": port,
+            "PATH": PATH,
+            "URL": f"http://{HOST}:{port}/{PATH}",
+            "LEVEL": logging.INFO,
+            "handler": None,
+        }
+        exec(self.setup, names)
+        handler: logging.Handler | None = names["handler"]
+        return handler
 
 
 CONTENDERS = (
@@ -212,13 +231,13 @@ handler = LoggingHandler(logger_provider=provider)
         "sentry-sdk",
         ("sentry_sdk",),
         # Without the breadcrumbs: they repeat the events before, which is no delivery.
-        _SENTRY.format(levels="level=None, event_level=LEVEL", options="max_breadcrumbs=0,"),
+        SENTRY.format(levels="level=None, event_level=LEVEL", options="max_breadcrumbs=0,"),
     ),
     Contender(
         "sentry logs",
         "sentry-sdk",
         ("sentry_sdk",),
-        _SENTRY.format(
+        SENTRY.format(
             levels="level=None, event_level=None, sentry_logs_level=LEVEL",
             options="max_breadcrumbs=0, enable_logs=True,",
         ),
@@ -269,6 +288,26 @@ for line in sys.stdin:
 """
 
 
+def environment(home: str) -> dict[str, str]:
+    """Nothing of ours: no proxy, no credentials, no settings of a contender."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": home,
+        "PYTHONPATH": str(_REPOSITORY),
+        "PYTHONWARNINGS": "ignore",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def plain(body: bytes) -> bytes:
+    """A body without its compression, whatever the headers say."""
+    for magic, decompress in ((b"\x1f\x8b", gzip.decompress), (b"x", zlib.decompress)):
+        if body.startswith(magic):
+            with contextlib.suppress(OSError, EOFError, zlib.error):
+                return decompress(body)
+    return body
+
+
 class Program:
     """A contender in a process of its own, which does what it is told and ends when it is told.
 
@@ -291,7 +330,7 @@ class Program:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 cwd=self._scratch.name,  # some leave files behind
-                env=self._environment(),
+                env=environment(self._scratch.name),
                 start_new_session=True,  # with its children it can be killed
             )
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -352,16 +391,6 @@ class Program:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-    def _environment(self) -> dict[str, str]:
-        # Nothing of ours: no proxy, no credentials, no settings of a contender.
-        return {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "HOME": self._scratch.name,
-            "PYTHONPATH": str(_REPOSITORY),
-            "PYTHONWARNINGS": "ignore",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
 
     def _complaint(self) -> str:
         lines = self._errors.read_text(errors="replace").split("\n")

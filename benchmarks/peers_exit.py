@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
 import functools
-import gzip
 import itertools
 import json
 import os
@@ -30,7 +28,6 @@ import signal
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -40,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "faults"))
 from behaviours import BEHAVIOURS, Exchange
 from receiver import FaultReceiver
 
-from benchmarks.peers import CONTENDERS, EVENT, PATH, Contender, Program
+from benchmarks.peers import CONTENDERS, EVENT, PATH, Contender, Program, plain
 
 UP, REFUSES, ANSWERS_503, HANGS = "up", "refuses", "503", "hangs"
 
@@ -124,21 +121,12 @@ class Target:
         if self.mode == ANSWERS_503:
             return exchange.answer(503)
         # A set: some name an event in more than one field.
-        found = set(re.findall(EVENT.encode(), _plain(exchange.request.body)))
+        found = set(re.findall(EVENT.encode(), plain(exchange.request.body)))
         with self._lock:
             self._taken.update((group.decode(), number.decode()) for group, number in found)
         if self._status == 204:
             return exchange.answer(204)
         return exchange.answer(self._status, b"{}", "Content-Type: application/json")
-
-
-def _plain(body: bytes) -> bytes:
-    """The body without its compression, whatever the headers say."""
-    for magic, decompress in ((b"\x1f\x8b", gzip.decompress), (b"x", zlib.decompress)):
-        if body.startswith(magic):
-            with contextlib.suppress(OSError, EOFError, zlib.error):
-                return decompress(body)
-    return body
 
 
 # --- The cases ---
