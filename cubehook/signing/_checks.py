@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from cubehook.errors import VerificationError
 
+_ID = re.compile(r"[!-~]{1,255}")
 _UNIX_SECONDS = re.compile(r"[0-9]{1,12}", re.ASCII)
 
 
@@ -17,6 +18,13 @@ def required(headers: Mapping[str, str], name: str) -> str:
         return headers[name]
     except KeyError:
         raise VerificationError(f"no {name} header") from None
+
+
+def check_id(delivery: str) -> None:
+    """Refuse what is no delivery id."""
+    # A dot in the id would let a body begin inside it: the parts are joined by dots.
+    if not _ID.fullmatch(delivery) or "." in delivery:
+        raise VerificationError("malformed delivery id")
 
 
 def check_freshness(timestamp: str, now: float, tolerance: float) -> None:
