@@ -25,6 +25,7 @@ from enum import Enum
 from types import NoneType, SimpleNamespace
 from typing import Any, TypeAlias
 
+from cubehook._models import dump, is_namedtuple
 from cubehook._values import REDACTED, redact_text
 
 JSONValue: TypeAlias = "dict[str, JSONValue] | list[JSONValue] | str | int | float | bool | None"
@@ -41,6 +42,9 @@ _REST_KEY = "[truncated]"  # stands for the rest of a mapping
 
 _MAX_INT = 10**4300  # CPython's default limit for int -> str, which json.dumps runs into
 _SURE_INT = 10**600  # no limit can be set below 640 digits
+_ARGUMENTS_AS_TEXT: tuple[Any, ...] = (BaseException.__str__, KeyError.__str__)
+_THE_END = (KeyboardInterrupt, SystemExit, GeneratorExit)
+_SCALARS = frozenset({str, int, float, bool, NoneType})
 
 
 class Walk:
@@ -48,7 +52,7 @@ class Walk:
 
     __slots__ = ("_left", "_name", "_path")
 
-    def __init__(self, name: Callable[[object], str | None]) -> None:
+    def __init__(self, name: Callable[[str], str | None]) -> None:
         self._name = name
         self._left = MAX_NODES
         self._path: set[int] = set()
@@ -65,7 +69,9 @@ class Walk:
         try:
             handler = _EXACT.get(type(value)) or _handler(value)
             return handler(self, value, level)
-        except Exception:
+        except _THE_END:
+            raise
+        except BaseException:  # a panic of code written in Rust, as pydantic's, is no Exception
             self._left -= 1
             return UNPRINTABLE
 
@@ -115,8 +121,25 @@ class Walk:
         return self.real(value.total_seconds(), level)
 
     def exception(self, value: BaseException, level: int) -> JSONValue:
-        name, message = type(value).__name__, str(value)
+        name, message = type(value).__name__, self._message(value, level)
         return self.string(f"{name}: {message}" if message else name, level)
+
+    def _message(self, error: Any, level: int) -> str:
+        kind = type(error)
+        if callable(getattr(kind, "errors", None)):
+            # pydantic's and FastAPI's text quotes the values that it complains about.
+            return "; ".join(
+                f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()
+            )
+        own_text = kind.__str__ not in _ARGUMENTS_AS_TEXT
+        if own_text or all(type(item) in _SCALARS for item in error.args):
+            return str(error)
+        # The text would be the repr of what has to be looked through.
+        return _text(self.nested(Walk.arguments, error, level))
+
+    def arguments(self, error: BaseException, level: int) -> JSONValue:
+        items = [self.node(item, level) for item in error.args]
+        return items[0] if len(items) == 1 else items
 
     def iterator(self, value: object, level: int) -> JSONValue:
         return self.string(f"[{type(value).__name__}]", level)  # consuming it is the app's right
@@ -167,13 +190,37 @@ class Walk:
             if self._left <= 0:
                 members[_REST_KEY] = TRUNCATED
                 break
-            name = self._name(key)
+            name = self._name(key) if type(key) is str else self._key(key, level)
             if name is None:
                 self._left -= 1  # the endless mapping of one sensitive name
             else:
                 self._left -= len(name) // 64
                 members[name] = self.node(value, level)
         return members
+
+    # -- keys
+
+    def _key(self, key: object, level: int) -> str | None:
+        """The name that a key which is no plain string makes; None when it is sensitive.
+
+        One is enough of the ways in which the key may be read.
+        """
+        names = [self._name(text) for text in self._readings(key, level)]
+        return None if None in names else names[0]
+
+    def _readings(self, key: Any, level: int) -> tuple[str, ...]:
+        """How the key reads: first as JSON spells it, then otherwise."""
+        try:
+            if isinstance(key, Enum):
+                return (*self._readings(key.value, level), str(key.name))
+            if issubclass(type(key), str):
+                return (str.__str__(key),)
+            text = _text(self.node(key, level))
+            if isinstance(key, bytes | bytearray | memoryview):
+                return text, bytes(key).decode(errors="replace")
+            return (text,)
+        except Exception:
+            return (UNPRINTABLE,)
 
     # -- objects with named parts
 
@@ -191,15 +238,7 @@ class Walk:
         return self._pairs(vars(value).items(), level)
 
     def pydantic(self, value: Any, level: int) -> JSONValue:
-        """Through the model's own dump: it knows which fields are excluded."""
-        if not hasattr(value, "model_dump"):
-            return self.node(value.dict(), level - 1)
-        try:
-            # Its warnings quote the values that they complain about.
-            dumped = value.model_dump(warnings=False)
-        except TypeError:
-            dumped = value.model_dump()
-        return self.node(dumped, level - 1)  # the model itself was the container
+        return self.node(dump(value), level - 1)  # the model itself was the container
 
     def _attributes(self, value: object, names: Iterable[str], level: int) -> JSONValue:
         return self._pairs(((name, _attribute(value, name)) for name in names), level)
@@ -224,10 +263,6 @@ def _is_truly(*kinds: type) -> Callable[[object], bool]:
 def _has(*marks: str) -> Callable[[object], bool]:
     # On the class: a mock that answers to every name is none of these.
     return lambda value: all(hasattr(value.__class__, mark) for mark in marks)
-
-
-def _is_namedtuple(value: object) -> bool:
-    return isinstance(value, tuple) and hasattr(value, "_fields")
 
 
 _mapping = _container(Walk.mapping)
@@ -264,7 +299,7 @@ _KINDS: tuple[tuple[Callable[[object], bool], _Handler], ...] = (
     (_is(ItemsView), _container(Walk.pairs)),
     (_is(Set), _unordered),
     (_is(str, range, UserString), Walk.other),  # sequences that read better as text
-    (_is_namedtuple, _container(Walk.namedtuple)),
+    (is_namedtuple, _container(Walk.namedtuple)),
     (_is(Sequence, ValuesView), _sequence),
     (_is(Iterator), Walk.iterator),
 )
@@ -293,4 +328,8 @@ def _attribute(value: object, name: str) -> object:
 
 
 def _json(value: JSONValue) -> str:
-    return json.dumps(value, sort_keys=True)
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def _text(value: JSONValue) -> str:
+    return value if isinstance(value, str) else _json(value)

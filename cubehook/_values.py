@@ -13,7 +13,7 @@ from collections.abc import Callable
 REDACTED = "[redacted]"
 
 # A text is fixed once no pass changes it; replacing a secret can uncover another one around it
-# (a URL whose password held a slash), but not over and over.
+# (a URL whose password held a slash), but not over and over: a text that goes on is made so.
 _MAX_PASSES = 4
 _LONGEST_ALNUM = 16  # shorter texts of letters and digits alone match no shape
 
@@ -32,7 +32,7 @@ def redact_text(text: str) -> str:
             text = apply(text)
         if text == before:
             return text
-    return text
+    return REDACTED
 
 
 def _without_surrogates(text: str) -> str:
@@ -83,7 +83,7 @@ def _userinfo(text: str) -> str:
 
 # The token is only looked at (no ``:``, ``=`` or ``%`` inside, so that no two schemes share
 # one); what is taken for a credential then goes up to the next structural character.
-_GAP = r"""(?:[\s:="'\\]+|%20)"""
+_GAP = r"""(?:[\s:="'\\]+|%20|\+)"""
 _SCHEME = re.compile(
     r"(?i:bearer|(?P<basic>basic))"
     + _GAP
@@ -123,7 +123,7 @@ def _credentials(text: str) -> str:
 
 def _is_credential(text: str, match: re.Match[str], alone: bool) -> bool:
     token = match["token"]
-    if token.lower() in ("bearer", "basic"):
+    if token.rstrip("=").lower() in ("bearer", "basic"):
         return False  # `Bearer Bearer x`: the second one's turn comes next
     start = match.start()
     if _HEADER.search(text, max(0, start - _HEADER_WINDOW), start):

@@ -5,15 +5,13 @@ What does leave is plain JSON: strict ``json.dumps`` and UTF-8 take every result
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from functools import lru_cache
 from typing import Any
 
 from cubehook._names import is_sensitive, normalise
-from cubehook._plain import MAX_DEPTH, TRUNCATED, UNPRINTABLE, JSONValue, Walk, is_printable
+from cubehook._plain import MAX_DEPTH, TRUNCATED, JSONValue, Walk
 from cubehook._values import REDACTED, redact_text
 
 __all__ = ["MAX_DEPTH", "REDACTED", "TRUNCATED", "JSONValue", "Redactor"]
@@ -43,7 +41,7 @@ class Redactor:
 
     def is_sensitive(self, name: str) -> bool:
         """Whether a field of this name is removed."""
-        return self._name(name) is None
+        return self._name(str.__str__(name)) is None
 
     def fields(self, fields: Mapping[Any, object]) -> dict[str, JSONValue]:
         """The fields of an event without the sensitive ones, in plain JSON."""
@@ -57,13 +55,11 @@ class Redactor:
         """The text with the secrets in it replaced by ``[redacted]``."""
         return redact_text(str.__str__(text))
 
-    def _name(self, key: object) -> str | None:
-        """The key as JSON spells it, or None when its field is to be removed."""
-        if type(key) is str and len(key) <= _CACHED_NAME_LENGTH:
-            return _decide(key, self._redact, self._keep)
-        # Not through the cache: it is to stay small in bytes as well.
-        names = [_decide.__wrapped__(text, self._redact, self._keep) for text in _key_texts(key)]
-        return None if None in names else names[0]
+    def _name(self, name: str) -> str | None:
+        """The name without a secret in it, or None when its field is to be removed."""
+        # Long ones not through the cache: it is to stay small in bytes as well.
+        decide = _decide if len(name) <= _CACHED_NAME_LENGTH else _decide.__wrapped__
+        return decide(name, self._redact, self._keep)
 
 
 def _normalised(names: Iterable[str]) -> frozenset[str]:
@@ -78,25 +74,3 @@ def _decide(name: str, redact: frozenset[str], keep: frozenset[str]) -> str | No
         return None
     # Without the secret in it the name may read differently; a second pass would see that one.
     return None if clean != name and is_sensitive(clean, redact, keep) else clean
-
-
-def _key_texts(key: object) -> tuple[str, ...]:
-    """How a key that is no plain string reads: first as JSON spells it, then otherwise."""
-    try:
-        if isinstance(key, Enum):
-            return (*_key_texts(key.value), str(key.name))
-        return (_key_text(key),)
-    except Exception:
-        return (UNPRINTABLE,)
-
-
-def _key_text(key: Any) -> str:
-    if key is None or isinstance(key, bool):
-        return json.dumps(key)
-    if isinstance(key, bytes | bytearray | memoryview):
-        return bytes(key).decode(errors="replace")
-    if isinstance(key, int) and not is_printable(int.__int__(key)):
-        return UNPRINTABLE
-    if hasattr(type(key), "get_secret_value"):
-        return REDACTED
-    return str.__str__(key if isinstance(key, str) else str(key))
