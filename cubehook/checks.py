@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from cubehook._values import redact_text
+
 Check: TypeAlias = Callable[[Any], Any]
 
 _LONGEST_SECONDS = 31_622_400.0  # a leap year; longer waits overflow some platforms' timers
@@ -117,6 +119,7 @@ def _unknown(key: object, known: Sequence[str]) -> str:
     if not isinstance(key, str):
         return f"a key must be a string, not {kind(key)}"
     # A long or odd key is a value in the wrong place, perhaps a secret.
-    shown = f"unknown key {key!r}" if len(key) <= 40 and key.isidentifier() else "unknown key"
+    plain = len(key) <= 40 and key.isidentifier() and redact_text(key) == key
+    shown = f"unknown key {key!r}" if plain else "unknown key"
     near = difflib.get_close_matches(key[:40], known, n=1)
     return f"{shown} (did you mean {near[0]!r}?)" if near else shown

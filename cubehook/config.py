@@ -14,6 +14,8 @@ from typing import Any
 
 from cubehook import checks
 from cubehook import endpoint as endpoints_
+from cubehook.addresses import Network
+from cubehook.destination import ADDRESS_CHECKS
 from cubehook.endpoint import DELIVERY_CHECKS, Endpoint
 from cubehook.errors import ConfigError
 from cubehook.secret import variable
@@ -34,6 +36,7 @@ class Settings:
     max_payload_bytes: longest body; an event over it is dropped.
     flush_timeout: the longest that ``flush`` and ``close`` wait when not told otherwise.
     redact, keep: names that are removed, or kept, beside what the rules say.
+    denied_networks: added to every endpoint's own.
     The others are the defaults of the endpoints.
     """
 
@@ -46,8 +49,13 @@ class Settings:
     backoff_initial: float = 1.0
     backoff_max: float = 3600.0
     flush_timeout: float = 5.0
+    transport: str = "requests"
     redact: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    allow_private_urls: bool = False
+    allow_insecure_http: bool = False
+    allowed_networks: tuple[Network, ...] = ()
+    denied_networks: tuple[Network, ...] = ()
 
 
 SETTING_CHECKS: dict[str, checks.Check] = {
@@ -57,6 +65,7 @@ SETTING_CHECKS: dict[str, checks.Check] = {
     "redact": checks.strings,
     "keep": checks.strings,
     **DELIVERY_CHECKS,
+    **ADDRESS_CHECKS,
 }
 """What each key of a handler takes, beside ``endpoints``."""
 
@@ -172,22 +181,17 @@ def _parsed(text: str, place: str, problems: list[str]) -> list[Any]:
 
 def _endpoint(item: object, index: int, settings: Settings, problems: list[str]) -> Endpoint | None:
     if isinstance(item, Endpoint):
-        given = {name: value for name, value in _as_given(item).items() if value is not None}
+        given = _as_given(item)
     elif isinstance(item, Mapping):
         given = dict(item)
     else:
         problems.append(f"endpoints[{index}]: must be a mapping, not {checks.kind(item)}")
         return None
     where = endpoints_.place(given, index)
+    if checks.is_list(given.get("denied_networks")):
+        given["denied_networks"] = [*given["denied_networks"], *settings.denied_networks]
     before = len(problems)
-    own = {"backoff_initial", "backoff_max"} & given.keys()
-    defaults = {
-        key: getattr(settings, key)
-        for key in DELIVERY_CHECKS
-        # The handler's backoff is judged once, with the handler, not with each endpoint.
-        if own or not key.startswith("backoff")
-    }
-    values = endpoints_.inspect(defaults | given, where, problems)
+    values = endpoints_.inspect(_defaults(settings, given) | given, where, problems)
     if len(problems) > before:
         return None
     filled = {key: getattr(settings, key) for key in DELIVERY_CHECKS} | values
@@ -197,9 +201,19 @@ def _endpoint(item: object, index: int, settings: Settings, problems: list[str])
         return None  # by a setting of the handler's, which is among the problems already
 
 
+def _defaults(settings: Settings, given: Mapping[Any, object]) -> dict[str, Any]:
+    """What the handler says for an endpoint that does not."""
+    backoff = {"backoff_initial", "backoff_max"}
+    # The handler's backoff is judged once, with the handler, not with each endpoint.
+    judged = set() if backoff & given.keys() else backoff
+    keys = (key for key in (*DELIVERY_CHECKS, *ADDRESS_CHECKS) if key not in judged)
+    return {key: getattr(settings, key) for key in keys}
+
+
 def _as_given(endpoint: Endpoint) -> dict[str, Any]:
     given = {item.name: getattr(endpoint, item.name) for item in fields(endpoint)}
-    return {key: value for key, value in given.items() if value not in ("", ())}
+    given["secret"] = [secret.source for secret in endpoint.secrets]  # to be read once more
+    return {key: value for key, value in given.items() if value not in ("", (), [], None)}
 
 
 def _duplicates(items: list[Any]) -> list[str]:

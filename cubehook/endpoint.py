@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
 
-from cubehook import checks, formats, signing
-from cubehook.addresses import AddressPolicy, literal_address
+from cubehook import batch, checks, destination, formats, signing
+from cubehook.addresses import AddressPolicy, Network
+from cubehook.batch import Batch
 from cubehook.errors import ConfigError
 from cubehook.event import LIFECYCLE_EVENTS, is_event_name
 from cubehook.secret import Secret
 
 MAX_NAME_LENGTH = 64
+TRANSPORTS = ("requests", "curl")
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # token, RFC 9110 §5.6.2
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # field-value, RFC 9110 §5.5
-_AUTHORITY_END = re.compile(r"[/?#]")  # RFC 3986 §3.2
-_UNSAFE_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 # Written by cubehook for each request; a configured value would break or forge them.
 _OWN_HEADERS = frozenset(
     {
@@ -44,10 +45,16 @@ class Endpoint:
     events: exact names, ``prefix.*``, or ``*`` alone.
     secret: a literal, ``env:NAME``, ``file:PATH``, or a list of them: the first signs first.
     scheme: one or more names of signature schemes. format: a format's name or a dotted path.
+    allowed_networks, denied_networks: CIDR texts of the only addresses that may be connected to,
+    which is consent to private ones, and of addresses that never may.
+    proxy: URL of an HTTP proxy, the only way through one; it then vets the addresses.
+    ca_bundle: path of the authorities to trust. client_cert: one or two paths, for mutual TLS.
     ordered: events with the same key arrive in the order they were logged.
+    batch: ``{"max_events": …, "linger": seconds}``: several events in one request; None: one each.
     headers: sent with every request, beside cubehook's own.
     timeout, connect_timeout, backoff_initial, backoff_max: seconds; None: the handler's.
     max_retries, max_concurrency: None: the handler's.
+    transport: ``requests`` or ``curl``; None: the handler's.
 
     Raises `ConfigError` listing every problem at once.
     """
@@ -61,7 +68,13 @@ class Endpoint:
     enabled: bool = True
     allow_private_urls: bool = False
     allow_insecure_http: bool = False
+    allowed_networks: Sequence[str] | Sequence[Network] = ()
+    denied_networks: Sequence[str] | Sequence[Network] = ()
+    proxy: str | None = field(default=None, repr=False)
+    ca_bundle: str | None = None
+    client_cert: str | Sequence[str] | None = None
     ordered: bool = True
+    batch: Mapping[str, Any] | Batch | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     timeout: float | None = None
     connect_timeout: float | None = None
@@ -69,6 +82,7 @@ class Endpoint:
     backoff_initial: float | None = None
     backoff_max: float | None = None
     max_concurrency: int | None = None
+    transport: str | None = None
 
     def __post_init__(self) -> None:
         given = {}
@@ -101,6 +115,11 @@ class Endpoint:
         return self.scheme  # type: ignore[return-value]  # normalised in __post_init__
 
     @property
+    def batching(self) -> Batch | None:
+        """How events are put together; None: each has a request of its own."""
+        return self.batch  # type: ignore[return-value]  # normalised in __post_init__
+
+    @property
     def location(self) -> Url:
         """The URL in its parts: the one parser's reading that is checked and connected to."""
         return parse_url(self.url)
@@ -113,9 +132,9 @@ class Endpoint:
     @property
     def addresses(self) -> AddressPolicy:
         """Which addresses a delivery may connect to."""
-        return AddressPolicy(
-            allow_private=self.allow_private_urls, allow_insecure_http=self.allow_insecure_http
-        )
+        values = {key: getattr(self, key) for key in destination.ADDRESS_CHECKS}
+        policy = destination.address_policy(values)
+        return destination.proxy_policy(policy) if self.proxy else policy
 
     def subscribes(self, event: str) -> bool:
         """Whether events of this name are sent here."""
@@ -143,27 +162,6 @@ def _matches(pattern: str, event: str) -> bool:
     if pattern.endswith("*"):
         return event.startswith(pattern[:-1])
     return event == pattern
-
-
-def _url(value: object) -> str:
-    text = checks.string(value)
-    if _UNSAFE_IN_URL.search(text):
-        raise ValueError("must not hold spaces, control characters or backslashes")
-    try:
-        parts = parse_url(text)
-    except LocationParseError:
-        raise ValueError("is not a valid URL") from None
-    if parts.scheme not in ("http", "https"):
-        raise ValueError("must begin with https:// or http://")
-    if not parts.host:
-        raise ValueError("has no host")
-    if "@" in _AUTHORITY_END.split(text.partition("//")[2], maxsplit=1)[0]:
-        raise ValueError("must not hold a user name or password")
-    if parts.fragment is not None:
-        raise ValueError("must not hold a fragment (#…)")
-    if parts.port == 0:
-        raise ValueError("has port 0")
-    return text
 
 
 def _name(value: object) -> str:
@@ -231,12 +229,18 @@ def _headers(value: object) -> Mapping[str, str]:
             raise ValueError("holds a name that is not a header name")
         if not isinstance(text, str) or not _HEADER_VALUE.fullmatch(text):
             raise ValueError(f"the value of {name!r} must be a string of one line, in latin-1")
-        lowered = name.lower()
+        lowered = _canonical(name)
         if lowered in _OWN_HEADERS or lowered.startswith(_OWN_HEADER_PREFIXES):
             raise ValueError(f"{name!r} is written by cubehook itself")
-    if len({name.lower() for name in value}) < len(value):
+    if len({_canonical(name) for name in value}) < len(value):
         raise ValueError("holds a name twice, in upper and lower case")
-    return MappingProxyType(dict(value))
+    # White space around a value is none of it (RFC 9110 §5.5).
+    return MappingProxyType({name: text.strip(" \t") for name, text in value.items()})
+
+
+def _canonical(name: str) -> str:
+    # CGI and WSGI know no difference between - and _ (RFC 3875 §4.1.18).
+    return name.lower().replace("_", "-")
 
 
 def _across(values: Mapping[str, Any]) -> Iterator[str]:
@@ -244,34 +248,31 @@ def _across(values: Mapping[str, Any]) -> Iterator[str]:
     if values.get("backoff_initial", 0.0) > values.get("backoff_max", math.inf):
         yield "backoff_initial: must not be greater than backoff_max"
     if "url" in values:
-        yield from _address_problems(values)
-    for name in values.get("scheme", ("cube",)):
-        yield from (f"secret: {problem}" for problem in _refused(name, values.get("secret", ())))
+        yield from destination.problems(values)
+    if values.get("batch") and not hasattr(formats.find(values.get("format", "cube")), "join"):
+        yield "batch: the format has none"
+    yield from (f"secret: {problem}" for problem in _refused(values))
 
 
-def _address_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    location = parse_url(values["url"])
-    policy = AddressPolicy(
-        allow_private=values.get("allow_private_urls", False),
-        allow_insecure_http=values.get("allow_insecure_http", False),
-    )
-    secure = location.scheme == "https"
-    if not (secure or policy.allow_private or policy.allow_insecure_http):
-        yield "url: plain http needs allow_private_urls or allow_insecure_http"
-    elif literal := literal_address(location.host or ""):
-        refusal = policy.refusal(literal, secure=secure)
-        if refusal:
-            yield f"url: {refusal}"
+def _refused(values: Mapping[str, Any]) -> tuple[str, ...]:
+    secrets = [secret.value for secret in values.get("secret", ())]
+    try:
+        signing.signing_keys(values.get("scheme", ("cube",)), secrets)
+    except ConfigError as error:
+        return error.problems
+    return ()
 
 
-def _refused(scheme: str, secrets: Sequence[Secret]) -> list[str]:
-    problems = []
-    for secret in secrets:
-        try:
-            signing.find(scheme).key(secret.value)
-        except ValueError as error:
-            problems.append(str(error))
-    return problems
+def _transport(value: object) -> str:
+    name = checks.string(value)
+    if name not in TRANSPORTS:
+        raise ValueError(f"must be one of: {', '.join(TRANSPORTS)}")
+    if name == "curl":
+        if importlib.util.find_spec("pycurl") is None:
+            raise ValueError("'curl' needs: pip install 'cubehook[curl]'")
+        if os.environ.get("SSLKEYLOGFILE"):
+            raise ValueError("'curl' would write the keys of TLS to where SSLKEYLOGFILE says")
+    return name
 
 
 DELIVERY_CHECKS: dict[str, checks.Check] = {
@@ -281,20 +282,21 @@ DELIVERY_CHECKS: dict[str, checks.Check] = {
     "backoff_initial": checks.seconds,
     "backoff_max": checks.seconds,
     "max_concurrency": checks.whole(1, 1024),
+    "transport": _transport,
 }
 """The delivery settings: the handler's are the defaults of every endpoint."""
 
 CHECKS: dict[str, checks.Check] = {
-    "url": _url,
+    **destination.WAY_CHECKS,
+    **destination.ADDRESS_CHECKS,
     "name": _name,
     "events": _events,
     "secret": _secret,
     "scheme": _scheme,
     "format": _format,
     "enabled": checks.flag,
-    "allow_private_urls": checks.flag,
-    "allow_insecure_http": checks.flag,
     "ordered": checks.flag,
+    "batch": batch.check,
     "headers": _headers,
     **DELIVERY_CHECKS,
 }

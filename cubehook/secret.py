@@ -14,21 +14,33 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class Secret:
     """A secret as configured, and its value as it was when it was read.
 
-    Neither is shown: the source of a literal is the secret itself.
+    Neither is shown: the source of a literal is the secret itself. stamp: of the file it was read
+    from, which differs when the file has changed; None for one that is in no file.
     """
 
     source: str = field(repr=False)
     value: str = field(repr=False)
+    stamp: tuple[int, ...] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def read(cls, source: str) -> Secret:
         """The secret that ``source`` names. Raises ValueError, without any value in its text."""
+        stamp = _stamp(source)  # before the reading: what is written meanwhile is read again
         value = _read(source)
         if not value:
             raise ValueError("is empty")
         if not value.isprintable() and _SURROGATE.search(value):
             raise ValueError("is not valid Unicode")
-        return cls(source, value)
+        return cls(source, value, stamp)
+
+    @property
+    def changed(self) -> bool:
+        """Whether its file is there, and another one now than the one it was read from."""
+        return self.stamp is not None and self.stamp_now() not in (None, self.stamp)
+
+    def stamp_now(self) -> tuple[int, ...] | None:
+        """The stamp of its file as it is now; None where there is none."""
+        return _stamp(self.source)
 
     def __repr__(self) -> str:
         return "Secret(…)"
@@ -40,6 +52,17 @@ def variable(name: str) -> str | None:
         return os.environ.get(name)
     except ValueError:  # a name that no variable can have
         return None
+
+
+def _stamp(source: str) -> tuple[int, ...] | None:
+    kind, _, path = source.partition(":")
+    if kind != "file":
+        return None
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return None
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
 
 
 def _read(source: str) -> str:

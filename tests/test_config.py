@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import json
 import logging.config
 import math
@@ -92,8 +93,13 @@ class TestSettings:
             "backoff_initial": 1.0,
             "backoff_max": 3600.0,
             "flush_timeout": 5.0,
+            "transport": "requests",
             "redact": (),
             "keep": (),
+            "allow_private_urls": False,
+            "allow_insecure_http": False,
+            "allowed_networks": (),
+            "denied_networks": (),
         }
 
     def test_keys_are_the_fields(self) -> None:
@@ -111,12 +117,19 @@ class TestSettings:
             "backoff_initial": 6,
             "backoff_max": 6,
             "flush_timeout": 8,
+            "transport": "curl",
             "redact": ["customer_email"],
             "keep": ["token_value"],
+            "allow_private_urls": True,
+            "allow_insecure_http": True,
+            "allowed_networks": ["10.1.0.0/16"],
+            "denied_networks": ["10.1.2.3"],
         }
         assert dataclasses.asdict(load([], given_settings).settings) == given_settings | {
             "redact": ("customer_email",),
             "keep": ("token_value",),
+            "allowed_networks": (ipaddress.ip_network("10.1.0.0/16"),),
+            "denied_networks": (ipaddress.ip_network("10.1.2.3/32"),),
         }
 
     @pytest.mark.parametrize("key", SECONDS_KEYS)
@@ -324,6 +337,7 @@ class TestEndpoints:
             backoff_initial=3,
             backoff_max=4,
             max_concurrency=5,
+            transport="curl",
         )
         assert load([made]).endpoints == (made,)
 
@@ -488,6 +502,121 @@ class TestEndpoints:
         found: list[str] = []
         assert load_endpoints([{}, GOOD], Settings(), found) != ()
         assert found == ["endpoints[0]: url: is missing"]
+
+
+TEN, TWELVE = ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("12.0.0.0/8")
+
+
+class TestAddresses:
+    """Which addresses may be connected to: the handler's keys are the endpoints' defaults."""
+
+    @pytest.mark.parametrize("key", ["allow_private_urls", "allow_insecure_http"])
+    def test_a_flag(self, key: str) -> None:
+        for of_handler in (True, False):
+            items: list[tuple[Any, bool]] = [
+                (GOOD, of_handler),
+                (GOOD | {key: True}, True),
+                (GOOD | {key: False}, False),
+                # An object says all that it is.
+                (Endpoint(url=URL), False),
+                (Endpoint(**(GOOD | {key: False})), False),
+                (Endpoint(**(GOOD | {key: True})), True),
+            ]
+            for item, expected in items:
+                (loaded,) = load([item], {key: of_handler}).endpoints
+                assert getattr(loaded, key) is expected
+
+    @pytest.mark.parametrize("kind", [dict, Endpoint])
+    def test_allowed_networks(self, kind: Callable[..., Any]) -> None:
+        options = {"allowed_networks": ["10.0.0.0/8"]}
+        for own, expected in [({}, (TEN,)), ({"allowed_networks": ["12.0.0.0/8"]}, (TWELVE,))]:
+            (loaded,) = load([kind(**(GOOD | own))], options).endpoints
+            assert loaded.addresses.allowed_networks == expected
+
+    def test_a_mapping_may_take_the_limit_away(self) -> None:
+        item = GOOD | {"allowed_networks": []}
+        (loaded,) = load([item], {"allowed_networks": ["10.0.0.0/8"]}).endpoints
+        assert loaded.addresses.allowed_networks == ()
+
+    @pytest.mark.parametrize("kind", [dict, Endpoint])
+    def test_denied_networks_add_up(self, kind: Callable[..., Any]) -> None:
+        for own, expected in [
+            ({}, (TEN,)),
+            ({"denied_networks": []}, (TEN,)),
+            ({"denied_networks": ["12.0.0.0/8"]}, (TWELVE, TEN)),
+        ]:
+            config = load([kind(**(GOOD | own))], {"denied_networks": ["10.0.0.0/8"]})
+            assert config.endpoints[0].addresses.denied_networks == expected
+            # What an update may be given.
+            (again,) = load_endpoints(config.endpoints, config.settings)
+            assert set(again.addresses.denied_networks) == set(expected)
+
+    def test_of_logging_config(self) -> None:
+        written = {"denied_networks": ["10.0.0.0/8"], "allowed_networks": ("12.0.0.0/8",)}
+        (loaded,) = load([GOOD], logging.config.DictConfigurator(written).config).endpoints
+        assert loaded.addresses.denied_networks == (TEN,)
+        (loaded,) = load(_converting(GOOD | written)).endpoints
+        assert loaded.addresses.allowed_networks == (TWELVE,)
+
+    def test_problems_of_the_handler(self) -> None:
+        assert problems(
+            allow_private_urls="yes",
+            allow_insecure_http=None,
+            allowed_networks=None,
+            denied_networks=["10.0.0.0/8", PLANTED],
+        ) == (
+            "allow_private_urls: must be true or false, not a string",
+            "allow_insecure_http: must be true or false, not nothing",
+            "allowed_networks: must be a list of networks, not nothing",
+            "denied_networks: item 2 is not an IP network such as 10.1.0.0/16",
+        )
+
+    def test_problems_of_an_endpoint_under_its_handler(self) -> None:
+        literal = {"name": "ops", "url": "https://12.1.2.3/"}
+        for item in (literal, Endpoint(**literal)):  # type: ignore[arg-type]
+            assert problems([item], denied_networks=["12.0.0.0/8"]) == (
+                "endpoint 'ops': url: denied network",
+            )
+            assert problems([item], allowed_networks=["10.0.0.0/8"]) == (
+                "endpoint 'ops': url: not in allowed networks",
+            )
+        item = GOOD | {"name": "ops", "denied_networks": ["x"]}
+        assert problems([item], denied_networks=["12.0.0.0/8"]) == (
+            "endpoint 'ops': denied_networks: item 1 is not an IP network such as 10.1.0.0/16",
+        )
+
+    @pytest.mark.parametrize(
+        ("key", "near"),
+        [
+            ("allow_private_url", "allow_private_urls"),
+            ("allow_insecure", "allow_insecure_http"),
+            ("allow_networks", "allowed_networks"),
+            ("deny_networks", "denied_networks"),
+        ],
+    )
+    def test_keys_that_were_meant(self, key: str, near: str) -> None:
+        problem = f"unknown key {key!r} (did you mean {near!r}?)"
+        assert problems(**{key: True}) == (problem,)
+        assert problems([GOOD | {key: True}]) == (f"endpoints[0]: {problem}",)
+
+    @pytest.mark.parametrize(
+        ("key", "near"),
+        [("proxies", "proxy"), ("ca_bundles", "ca_bundle"), ("client_certs", "client_cert")],
+    )
+    def test_keys_that_were_meant_for_an_endpoint(self, key: str, near: str) -> None:
+        problem = f"endpoints[0]: unknown key {key!r} (did you mean {near!r}?)"
+        assert problems([GOOD | {key: "x"}]) == (problem,)
+
+    @pytest.mark.parametrize("key", ["proxy", "ca_bundle", "client_cert", "verify", "cert"])
+    def test_keys_that_the_handler_does_not_have(self, key: str) -> None:
+        (problem,) = problems(**{key: PLANTED})
+        assert problem.startswith(f"unknown key {key!r}")
+        assert PLANTED not in problem
+
+    @pytest.mark.parametrize("key", ["verify", "insecure", "check_hostname", "trust_env"])
+    def test_no_key_switches_a_check_off(self, key: str) -> None:
+        (problem,) = problems([GOOD | {key: False}])
+        assert problem.startswith(f"endpoints[0]: unknown key {key!r}")
 
 
 class TestNames:
@@ -873,6 +1002,7 @@ class TestNothingIsTold:
                     "url": f"https://a.example/{PLANTED}?{PLANTED}",
                     "secret": PLANTED,
                     "headers": {"X-Token": PLANTED},
+                    "proxy": f"http://{PLANTED}:{PLANTED}@a.example/",
                 }
             ]
         )

@@ -79,6 +79,8 @@ class TestDefaults:
         assert (made.name, made.secrets, made.schemes, made.format) == ("", (), ("cube",), "cube")
         assert (made.enabled, made.ordered) == (True, True)
         assert (made.allow_private_urls, made.allow_insecure_http) == (False, False)
+        assert (made.allowed_networks, made.denied_networks) == ((), ())
+        assert (made.proxy, made.ca_bundle, made.client_cert) == (None, None, None)
         assert dict(made.headers) == {}
         limits = (*SECONDS_KEYS, "max_retries", "max_concurrency")
         assert [getattr(made, key) for key in limits] == [None] * 6
@@ -784,7 +786,8 @@ class TestAllAtOnce:
             "endpoint 'ops': url: must not hold a user name or password",
             "endpoint 'ops': events: '*' takes every event and cannot stand beside other names",
             "endpoint 'ops': secret: is empty",
-            "endpoint 'ops': scheme: must be one or more of: cube",
+            "endpoint 'ops': scheme: must be one or more of: "
+            "cube, standard, standard-ed25519, github",
             "endpoint 'ops': format: unknown format; known are cube, or a dotted path",
             "endpoint 'ops': enabled: must be true or false, not a string",
             "endpoint 'ops': headers: 'Host' is written by cubehook itself",
@@ -820,11 +823,12 @@ class TestImmutable:
             made.headers["X-Env"] = "test"  # type: ignore[index]
 
     def test_lists_are_copies(self) -> None:
-        events, secret, scheme = ["a.b"], ["one"], ["cube"]
-        made = endpoint(events=events, secret=secret, scheme=scheme)
-        for given_list in (events, secret, scheme):
+        events, secret, scheme, networks = ["a.b"], ["one"], ["cube"], ["10.0.0.0/8"]
+        made = endpoint(events=events, secret=secret, scheme=scheme, denied_networks=networks)
+        for given_list in (events, secret, scheme, networks):
             given_list.append("later")
         assert (made.events, len(made.secrets), made.schemes) == (("a.b",), 1, ("cube",))
+        assert len(made.denied_networks) == 1
 
     def test_secret_can_not_be_set(self) -> None:
         secret = Secret("literal", "value")
@@ -852,6 +856,7 @@ class TestNothingIsShown:
             name="ops",
             secret=[PLANTED, PLANTED + "2"],
             headers={"X-Token": PLANTED},
+            proxy=f"http://{PLANTED}:{PLANTED}@a.example:3128",
         )
         for text in (repr(made), str(made), repr([made]), f"{made}", repr(made.secrets)):
             assert PLANTED not in text
@@ -872,6 +877,20 @@ class TestNothingIsShown:
             {"url": f"http://a.example/{PLANTED}?{PLANTED}"},
             {"url": f"https://10.0.0.1/{PLANTED}?{PLANTED}"},
             {"url": f"https://{PLANTED}\ud800/"},
+            {"proxy": PLANTED},
+            {"proxy": f"http://u:{PLANTED}@a.example/x"},
+            {"proxy": f"socks5://u:{PLANTED}@a.example"},
+            {"proxy": f"http://u:{PLANTED}@a.example:99999"},
+            {"proxy": f"http://u:{PLANTED}\n@a.example"},
+            {"proxy": f"env:{PLANTED}"},
+            {"proxy": f"file:/{PLANTED}"},
+            {"proxy": {"https": PLANTED}},
+            {"allowed_networks": [PLANTED]},
+            {"denied_networks": PLANTED},
+            {"ca_bundle": f"/{PLANTED}"},
+            {"ca_bundle": f"{PLANTED}\0"},
+            {"client_cert": f"/{PLANTED}"},
+            {"client_cert": [PLANTED, PLANTED]},
             {"secret": f"env:{PLANTED}"},
             {"secret": f"file:/{PLANTED}"},
             {"secret": [PLANTED, ""]},
