@@ -1,33 +1,33 @@
 """Connections that go only where they may, and end when they must: urllib3's, with two guards.
 
 The address guard vets every address that a name resolves to and connects to a vetted one, so that
-there is no gap between the check and the use. The deadline is kept by the sockets: each operation
-gets the time that is left, so a drip of bytes cannot stretch it.
+there is no gap between the check and the use. The deadline is kept by the `sockets`.
 """
 
 from __future__ import annotations
 
+import errno
 import http.client
 import math
 import queue
+import re
 import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
+from urllib3 import HTTPHeaderDict, HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.util.wait import wait_for_read, wait_for_write
+from urllib3.exceptions import SSLError
+from urllib3.util.request import SKIP_HEADER
 
-from cubehook import forks
 from cubehook.addresses import AddressPolicy
 from cubehook.errors import CubehookError
+from cubehook.sockets import DeadlineSocket, DeadlineTLSSocket
 
-MAX_ANSWER_BYTES = 2 * 65_536
-"""What is taken in of one answer: 64 KiB for the head, and as much for the body."""
-
+_HEADER = re.compile(r"[^\x00-\x20\x7f-\uffff:]+:[^\x00\r\n]*")  # RFC 9110 §5
 
 LEAST_SHARE = 1.0
 """Seconds that one of several addresses has at least (if that is not over half of the time): a
@@ -46,113 +46,8 @@ class ConnectTimeoutError(TimeoutError):
     """No connection in the time for connecting."""
 
 
-class _Deadline:
-    """Mixin of sockets: every operation ends at ``deadline`` (monotonic seconds).
-
-    heard: how many bytes came in since that was last set to 0. ended: whether the other side has
-    closed, as far as was read.
-    """
-
-    deadline: float = math.inf
-    heard = 0
-    ended = False
-
-    def _note(self, received: int) -> int:
-        self.heard += received
-        self.ended = not received
-        if self.heard > MAX_ANSWER_BYTES:
-            raise http.client.HTTPException("the answer is too long")
-        return received
-
-    def _left(self) -> float | None:
-        if self.deadline == math.inf:
-            return None
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
-
-
-class DeadlineSocket(_Deadline, socket.socket):
-    """A plain socket with a deadline. ``sendall`` treats a timeout as a total already."""
-
-    def _arm(self) -> None:
-        left = self._left()
-        if left is not None:
-            self.settimeout(left)
-
-    def recv_into(self, *args: Any, **kw: Any) -> int:
-        """As ``socket.recv_into``."""
-        self._arm()
-        return self._note(super().recv_into(*args, **kw))
-
-    def sendall(self, *args: Any, **kw: Any) -> None:
-        """As ``socket.sendall``."""
-        self._arm()
-        super().sendall(*args, **kw)
-
-
-class DeadlineTLSSocket(_Deadline, ssl.SSLSocket):
-    """A TLS socket with a deadline; its ``sendall`` goes through ``send``.
-
-    Its file descriptor never blocks: what waits does so outside of OpenSSL (see `forks`).
-    """
-
-    _stepwise = False  # from the handshake on
-
-    def settimeout(self, value: float | None) -> None:
-        """As ``socket.settimeout`` before the handshake; after it the deadline alone counts."""
-        super().settimeout(0.0 if self._stepwise else value)
-
-    def do_handshake(self, block: bool = False) -> None:
-        """As ``ssl.SSLSocket.do_handshake``, within the time that was set, as a total."""
-        timeout = self.gettimeout()
-        if timeout is not None:
-            self.deadline = time.monotonic() + timeout
-        self._stepwise = True
-        self.settimeout(0.0)
-        self._step(super().do_handshake)
-
-    def recv_into(self, *args: Any, **kw: Any) -> int:
-        """As ``ssl.SSLSocket.recv_into``."""
-        return self._note(self._step(super().recv_into, *args, **kw))
-
-    def send(self, *args: Any, **kw: Any) -> int:
-        """As ``ssl.SSLSocket.send``, with the error of a plain socket when the other side closed.
-
-        That one urllib3 passes over, to read the answer that may have come before the end.
-        """
-        try:
-            return int(self._step(super().send, *args, **kw))
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-            raise BrokenPipeError from None
-
-    def _step(self, operation: Callable[..., Any], *args: Any, **kw: Any) -> Any:
-        while True:
-            left = self._left()
-            try:
-                with forks.kept_out:
-                    return operation(*args, **kw)
-            except ssl.SSLWantReadError:
-                ready = wait_for_read(self, left)
-            except ssl.SSLWantWriteError:
-                ready = wait_for_write(self, left)
-            if not ready:
-                raise TimeoutError
-
-    def _real_close(self) -> None:
-        with forks.kept_out:  # it frees what OpenSSL holds
-            super()._real_close()  # type: ignore[misc]
-
-
-class TLSContext(ssl.SSLContext):
-    """Makes `DeadlineTLSSocket`s."""
-
-    sslsocket_class = DeadlineTLSSocket
-
-    def _wrap_socket(self, *args: Any, **kw: Any) -> Any:
-        with forks.kept_out:
-            return super()._wrap_socket(*args, **kw)  # type: ignore[misc]
+class TunnelRefusedError(OSError):
+    """The proxy would not, or could not, connect to the receiver."""
 
 
 class FinalResponse(http.client.HTTPResponse):
@@ -174,6 +69,7 @@ class _Guarded:
     response_class: Any = FinalResponse
     deadline: float = math.inf
     wire: DeadlineSocket | DeadlineTLSSocket | None = None
+    _held: list[bytes] | None = None  # what is to be written together
 
     def arm(self: Any, deadline: float) -> None:
         """Everything up to the end of the next answer has to be over at ``deadline``."""
@@ -193,6 +89,60 @@ class _Guarded:
         self.sock.deadline = self.deadline
         self.wire = self.sock  # http.client lets go of ``sock`` when the answer is the last
 
+    def _tunnel(self: Any) -> None:
+        self.sock.deadline = self.deadline
+        try:
+            super()._tunnel()  # type: ignore[misc]
+        except OSError as error:
+            # http.client's own, whose text is what the proxy answered; those of the system are
+            # subclasses or have a number.
+            if type(error) is OSError and error.errno is None:
+                raise TunnelRefusedError from None
+            raise
+        # The TLS handshake has what the proxy left of the time.
+        self.sock.deadline = math.inf  # the handshake takes its time from what is set
+        self.sock.settimeout(max(self.deadline - time.monotonic(), 0.001))
+
+    def request(self: Any, *args: Any, **kw: Any) -> None:
+        """As in urllib3, but the head and the body are written together: a write is dear."""
+        self._held = []
+        try:
+            super().request(*args, **kw)  # type: ignore[misc]
+            held = b"".join(self._held)
+        finally:
+            self._held = None
+        self.send(held)
+
+    def putheader(self: Any, header: str, *values: str | bytes) -> None:
+        """As in urllib3, with one check in the place of several. Raises ValueError."""
+        if SKIP_HEADER in values:
+            return
+        (value,) = values
+        line = f"{header}: {value if isinstance(value, str) else value.decode('latin-1')}"
+        if not _HEADER.fullmatch(line):
+            raise ValueError("not a header")
+        self._output(line.encode("latin-1"))
+
+    def getresponse(self: Any) -> HTTPResponse:
+        """As in urllib3, without a look for flaws of the head, which would end in its log."""
+        answer = http.client.HTTPConnection.getresponse(self)
+        return HTTPResponse(
+            answer,
+            HTTPHeaderDict(answer.msg.items()),
+            answer.status,
+            preload_content=False,
+            decode_content=False,
+            original_response=answer,
+            request_method="POST",
+        )
+
+    def send(self: Any, data: Any) -> None:
+        """As in ``http.client``, or kept back for `request`."""
+        if self._held is None:
+            super().send(data)  # type: ignore[misc]
+        else:
+            self._held.append(data)
+
     @property
     def is_connected(self: Any) -> bool:
         """Whether the connection can be used again: open, and with nothing left to read."""
@@ -204,7 +154,7 @@ class _Guarded:
         """A connected socket. urllib3 leaves this to subclasses; it wraps TLS around it after."""
         started = time.monotonic()
         ends = min(self.deadline, started + (self.timeout or math.inf))
-        found = _resolved(self._dns_host, self.port)
+        found = resolved(self._dns_host, self.port)
         for *_, target in found:
             refusal = self.guard.refusal(str(target[0]), secure=self.secure)
             # One refused address refuses the name: an attacker's answer mixes both kinds.
@@ -223,13 +173,13 @@ class _Guarded:
         raise error
 
 
-class GuardedHTTPConnection(_Guarded, HTTPConnection):
+class GuardedHTTPConnection(_Guarded, HTTPConnection):  # type: ignore[misc]
     """Plain HTTP."""
 
     secure = False
 
 
-class GuardedHTTPSConnection(_Guarded, HTTPSConnection):
+class GuardedHTTPSConnection(_Guarded, HTTPSConnection):  # type: ignore[misc]
     """HTTP over TLS."""
 
     secure = True
@@ -278,41 +228,90 @@ class _GuardedPool:
         connection.guard = self._guard
         return connection
 
-    def _make_request(self, conn: Any, *args: Any, **kw: Any) -> Any:
-        reused = conn.sock
-        conn.arm(kw["timeout"].deadline)
+    def urlopen(
+        self: Any,
+        method: str,
+        url: str,
+        body: Any = None,
+        headers: Any = None,
+        *,
+        timeout: Any,
+        **inherited: Any,
+    ) -> HTTPResponse:
+        """One exchange: urllib3's, without what a webhook never needs (retries, redirects, wrapped
+        errors), which is half of its time.
+
+        ``timeout`` has the ``deadline`` and says what is left for connecting; errors come as they
+        are.
+        """
+        conn = self._get_conn()
         try:
-            return self._exchange(conn, *args, **kw)
+            response = self._attempt(conn, timeout, method, url, body, self._all_headers(headers))
+        except BaseException as error:
+            conn.close()
+            if isinstance(error, ssl.SSLError):
+                raise SSLError(error) from error  # as requests knows it
+            raise
+        response._connection, response._pool = conn, self  # where it goes when it was read
+        return response  # type: ignore[no-any-return]
+
+    def _all_headers(self: Any, headers: Any) -> Any:
+        # A tunnel gets those for the proxy when it is made.
+        return headers if self.scheme == "https" else {**headers, **self.proxy_headers}
+
+    def _attempt(self: Any, conn: Any, timeout: Any, *request: Any) -> HTTPResponse:
+        # Not every connection that is open was used: a tunnel is made before the request.
+        reused = conn.sock if conn.sock is not None and conn.sock.heard else None
+        try:
+            return self._exchange(conn, timeout, *request)  # type: ignore[no-any-return]
         except ConnectionError:
             if reused is None or reused.heard:
                 raise
         # A receiver may close an idle connection at the very moment it is used again (RFC 9112
         # §9.3.1). It said nothing to this request, so a fresh connection gets it, in the same time.
         conn.close()
-        return self._exchange(conn, *args, **kw)
+        return self._exchange(conn, timeout, *request)  # type: ignore[no-any-return]
 
-    def _exchange(self, conn: Any, *args: Any, **kw: Any) -> Any:
-        response = super()._make_request(conn, *args, **kw)  # type: ignore[misc]
+    def _exchange(
+        self: Any, conn: Any, timeout: Any, method: str, url: str, body: Any, headers: Any
+    ) -> HTTPResponse:
+        if conn.is_closed:
+            conn.timeout = timeout.connect_left()
+            conn.arm(time.monotonic() + conn.timeout)
+            if self.proxy is not None:
+                self._prepare_proxy(conn)
+            if conn.is_closed:
+                conn.connect()
+        conn.arm(timeout.deadline)
+        try:
+            conn.request(method, url, body=body, headers=headers)
+        except BrokenPipeError:
+            pass  # it may have answered before it closed
+        except OSError as error:
+            if error.errno not in (errno.ECONNRESET, errno.EPROTOTYPE):
+                raise
+        response = conn.getresponse()
         if conn.wire is not None and conn.wire.ended:
             # http.client takes the end of the connection for the end of the head (RFC 9112 §8).
             response.close()
             raise ConnectionAbortedError("the head of the answer broke off")
-        return response
+        return response  # type: ignore[no-any-return]
 
 
-class GuardedHTTPConnectionPool(_GuardedPool, HTTPConnectionPool):
+class GuardedHTTPConnectionPool(_GuardedPool, HTTPConnectionPool):  # type: ignore[misc]
     """A pool of plain connections to one host."""
 
     ConnectionCls = GuardedHTTPConnection
 
 
-class GuardedHTTPSConnectionPool(_GuardedPool, HTTPSConnectionPool):
+class GuardedHTTPSConnectionPool(_GuardedPool, HTTPSConnectionPool):  # type: ignore[misc]
     """A pool of TLS connections to one host."""
 
     ConnectionCls = GuardedHTTPSConnection
 
 
-def _resolved(host: str, port: int) -> list[Any]:
+def resolved(host: str, port: int) -> list[Any]:
+    """What ``getaddrinfo`` answers. Raises ``socket.gaierror``."""
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:  # a name that no DNS label can spell

@@ -17,13 +17,15 @@ from typing import NamedTuple
 
 from cubehook import threads
 from cubehook.lane import LaneSettings
-from cubehook.message import Message
 from cubehook.notices import notice
-from cubehook.outcome import Dead, Delivered, Failure, Outcome
+from cubehook.outcome import Dead, Delivered, Failure, Outcome, Split
 from cubehook.pace import Effort
-from cubehook.schedule import Census, Job, Schedule
+from cubehook.schedule import Census, Formatted, Job, Schedule
 
 logger = logging.getLogger(__name__)
+
+MEASURED_EACH = 8
+"""Of so many attempts of a thread one has its computing measured."""
 
 IDLE_SECONDS = 30.0
 """A worker without work ends after so long, as long as another one is there."""
@@ -33,7 +35,7 @@ class _Finished(NamedTuple):
     """An attempt that was made."""
 
     job: Job
-    outcome: Outcome
+    outcome: Outcome | Split
     effort: Effort
 
 
@@ -68,10 +70,12 @@ class Dispatcher:
             self._call_worker()
             self._tell_waiters()
 
-    def submit(self, batch: Iterable[tuple[str, Message | str]], reason: str | None = None) -> bool:
-        """Fan out one event: see `Schedule.fan_out`. Returns whether anything was dropped."""
+    def submit(self, events: Iterable[Formatted]) -> bool:
+        """Fan out these events. Returns whether anything was dropped."""
         with self._lock:
-            dropped = self._schedule.fan_out(batch, self._clock(), reason)
+            now, dropped = self._clock(), False
+            for event in events:
+                dropped |= self._schedule.fan_out(event, now)
             self._call_worker()
             return dropped
 
@@ -83,7 +87,8 @@ class Dispatcher:
         """
         ends = self._clock() + timeout
         with self._lock:
-            last = self._schedule.new_generation()
+            last = self._schedule.new_generation(self._clock())
+            self._call_worker()
             self._waiters += 1
             while self._schedule.pending_of(last) and self._can_end_before(ends):
                 if self._threads == 0 or (self._short and self._schedule.in_line):
@@ -104,6 +109,8 @@ class Dispatcher:
         with self._lock:
             self._draining = True
             self._when_drained = when_done
+            self._schedule.new_generation(self._clock())  # nothing more will join a batch
+            self._call_worker()
             self._end_if_drained()
 
     def stop(self) -> None:
@@ -134,19 +141,28 @@ class Dispatcher:
         last, ends: for a thread that helps out: it stays for that generation, and until then.
         """
         finished: _Finished | None = None
+        turn = 0
         while (job := self._exchange(finished, last, ends)) is not None:
             self._report_circuits()
-            began, computed = time.perf_counter(), time.thread_time()
+            # The thread's own time is asked of the kernel, which is too dear to do each time.
+            measured = turn % MEASURED_EACH == 0
+            turn += 1
+            began, computed = time.perf_counter(), time.thread_time() if measured else 0.0
             outcome = self._attempt(job, ends)
-            effort = Effort(time.perf_counter() - began, time.thread_time() - computed)
+            seconds = time.perf_counter() - began
+            effort = Effort(seconds, time.thread_time() - computed if measured else None)
             _report(job, outcome)
             finished = _Finished(job, outcome, effort)
         self._report_circuits()
 
-    def _attempt(self, job: Job, ends: float | None) -> Outcome:
+    def _attempt(self, job: Job, ends: float | None) -> Outcome | Split:
         limit = None
         if ends is not None:  # a helper is alone: each lane in line gets its part of the time
             limit = max((ends - self._clock()) / (1 + self._schedule.in_line), 0.001)
+        try:
+            job.delivery.prepare()
+        except Exception:  # of the application's format
+            return Split()
         try:
             result = job.lane.send(job.delivery.message, limit)
         except Exception as error:
@@ -284,29 +300,31 @@ class Dispatcher:
         self._ended.notify_all()
 
 
-def _report(job: Job, outcome: Outcome) -> None:
+def _report(job: Job, outcome: Outcome | Split) -> None:
     """Log what came of an attempt: names and counts only, never a URL or a value."""
     lane, message = job.lane, job.delivery.message
-    if isinstance(outcome, Delivered):
-        notice(logger, logging.DEBUG, "endpoint %r: delivered %s", lane.name, message.id)
+    if isinstance(outcome, Split):
         return
-    what = (lane.name, message.event, message.id, len(job.delivery.retry.history) + 1)
+    if isinstance(outcome, Delivered):
+        if logger.isEnabledFor(logging.DEBUG):
+            notice(logger, logging.DEBUG, "endpoint %r: delivered %s", lane.name, message.id)
+        return
+    attempt = len(job.delivery.retry.history) + 1
     if not isinstance(outcome, Dead):
         notice(
             logger,
             logging.WARNING,
             "endpoint %r: %s %s: attempt %d failed: %s",
-            *what,
-            outcome.reason,
+            *(lane.name, message.event, message.id, attempt, outcome.reason),
         )
         return
-    notice(
-        logger,
-        logging.ERROR,
-        "endpoint %r: %s %s is dead after attempt %d: %s",
-        *what,
-        outcome.reason,
-    )
+    for part in job.delivery.parts or (job.delivery,):  # of a batch each event is named
+        notice(
+            logger,
+            logging.ERROR,
+            "endpoint %r: %s %s is dead after attempt %d: %s",
+            *(lane.name, part.message.event, part.message.id, attempt, outcome.reason),
+        )
     if outcome.gone:
         notice(
             logger,

@@ -7,6 +7,7 @@ The snapshot is made in the application's thread and is therefore cheap and does
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 import uuid
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from itertools import islice
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 Attributes: TypeAlias = "dict[str, Any]"
@@ -34,18 +35,29 @@ _ID_NAMESPACE = uuid.UUID("6d9c1f8e-5a0b-5c0e-9c55-2f5a1a0c7c11")
 # What every record has; everything else on a record is the application's.
 _STANDARD = tuple(vars(logging.makeLogRecord({})))
 _STANDARD_COUNT = len(_STANDARD)
+_LAST_STANDARD = _STANDARD[-1]
 _RECORDS_OWN = frozenset({*_STANDARD, "message", "asctime", "taskName"})
 # The body's own names are never overwritten, and the id has its place already.
 _BODYS_OWN = frozenset({"id", "timestamp", "level", "event", "event_id"})
+_OWN = _BODYS_OWN | _RECORDS_OWN
 _LEVELS = {
     "error": logging.ERROR,
     "warn": logging.WARNING,
     "info": logging.INFO,
     "debug": logging.DEBUG,
 }
+_DRAWN_AT_ONCE = 256
+_random: deque[str] = deque()  # 32 hexadecimal digits each
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.clear)  # the parent uses them, too
 _SCALARS = frozenset({str, int, float, bool, type(None), bytes})
 _YEAR_10000 = 253_402_300_800  # in Unix seconds; RFC 3339 has four digits for the year
 _MAX_DEPTH = 66  # one more than is ever written (64 levels and the fields themselves)
+
+
+@lru_cache(maxsize=16)  # events come many in a second
+def _to_the_second(second: int) -> str:
+    return datetime.fromtimestamp(second, timezone.utc).replace(tzinfo=None).isoformat()
 
 
 class TooLargeError(Exception):
@@ -74,8 +86,16 @@ class Event:
     @property
     def timestamp(self) -> str:
         """The event's time as RFC 3339 text in UTC with microseconds."""
-        moment = datetime.fromtimestamp(self.time, timezone.utc)
-        return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        second = int(self.time)
+        microseconds = round((self.time - second) * 1_000_000)
+        if microseconds == 1_000_000 and second + 1 < _YEAR_10000:
+            second, microseconds = second + 1, 0
+        microseconds = min(microseconds, 999_999)
+        return f"{_to_the_second(second)}.{microseconds:06d}Z"
+
+    def having(self, fields: Mapping[str, object]) -> Event:
+        """The same event with other fields."""
+        return Event(self.id, self.name, self.time, self.level, fields, self.key)
 
     def __repr__(self) -> str:
         # Fields are payload: they have no place in a log line or a traceback.
@@ -101,7 +121,7 @@ class Event:
 
     @classmethod
     def _build(cls, name: str, source: Attributes, attributes: Attributes) -> Event:
-        left_out = _BODYS_OWN | _RECORDS_OWN if source is attributes else _BODYS_OWN
+        left_out = _OWN if source is attributes else _BODYS_OWN
         return cls(
             id=_event_id(source.get("event_id")),
             name=name,
@@ -131,6 +151,7 @@ class Event:
         )
 
 
+@lru_cache(maxsize=1024)
 def is_event_name(name: str) -> bool:
     """Whether ``name`` is a legal event name: dotted words of ASCII letters, digits, ``_``, ``-``.
 
@@ -160,21 +181,29 @@ def snapshot(record: logging.LogRecord) -> Attributes:
 
     Raises `TooLargeError` for a record with over `MAX_SNAPSHOT_ITEMS` container items.
     """
-    copied = vars(record).copy()
+    copied = record.__dict__.copy()
     # No part of an event, and they would keep the application's frames and objects alive.
     copied["args"] = copied["exc_info"] = None
-    # Extras come after the standard attributes, which need no look, apart from the message; unless
+    # Extras come after the standard attributes, which need no look apart from the message; unless
     # a subclass of LogRecord or a filter has changed the order.
-    items = islice(copied.items(), _STANDARD_COUNT - 1, None)
-    if next(items, ("",))[0] != _STANDARD[-1]:
-        items = islice(copied.items(), None)
-    copier = None
-    for name, value in items:
+    extras = 0
+    for name in reversed(copied):
+        if name == _LAST_STANDARD:
+            break
+        # The look at str alone is there for its speed.
+        if type(copied[name]) is not str and type(copied[name]) not in _SCALARS:
+            return _deep(copied)
+        extras += 1
+    if len(copied) - extras != _STANDARD_COUNT or type(copied.get("msg")) is not str:
+        return _deep(copied)
+    return copied
+
+
+def _deep(copied: Attributes) -> Attributes:
+    copier = _Copier()
+    for name, value in copied.items():
         if type(value) not in _SCALARS:
-            copier = copier or _Copier()
             copied[name] = copier.copy(value)
-    if type(copied.get("msg")) is not str:
-        copied["msg"] = (copier or _Copier()).copy(copied.get("msg"))
     return copied
 
 
@@ -258,30 +287,57 @@ def _event_id(given: object) -> str:
     One that cannot (the signed parts are joined by dots, WIRE.md) gives a UUID made of its text,
     so that the same event logged again still has the same id.
     """
+    if given is None:
+        return random_id()
     try:
         # An object without a text of its own has one with its place in memory.
         kind = type(given)
         nameless = kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__
-        text = "" if given is None or nameless else str(given)
+        text = "" if nameless else str(given)
         if not text:
-            return str(uuid.uuid4())
+            return random_id()
         if _ID.fullmatch(text):
             return text
         return str(uuid.uuid5(_ID_NAMESPACE, text.encode("utf-8", "replace").decode()))
     except Exception:  # an object whose str() raises still is an event
-        return str(uuid.uuid4())
+        return random_id()
+
+
+def random_id() -> str:
+    """A UUID of version 4 (RFC 9562 §5.4)."""
+    try:
+        digits = _random.pop()
+    except IndexError:
+        # Many at once: each call lets go of the interpreter, and busy threads then take turns.
+        drawn = os.urandom(16 * _DRAWN_AT_ONCE).hex()
+        _random.extend(drawn[at : at + 32] for at in range(32, len(drawn), 32))
+        digits = drawn[:32]
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def _event_time(created: object) -> float:
-    if isinstance(created, int | float) and 0 <= created < _YEAR_10000:  # no NaN is
-        return float(created)
-    return time.time()  # a record made by hand, without a usable time
+    try:
+        moment = float(created) if isinstance(created, int | float) else -1.0
+    except Exception:  # a number that no float holds, or that does strange things
+        moment = -1.0
+    # The time is not usable (NaN is not) where a record was made by hand.
+    return moment if 0 <= moment < _YEAR_10000 else time.time()
 
 
 def _level(levelno: object) -> str:
-    number = levelno if isinstance(levelno, int) else logging.INFO
-    return next((name for name, least in _LEVELS.items() if number >= least), "debug")
+    try:
+        number = int(levelno) if isinstance(levelno, int) else logging.INFO
+    except Exception:  # a number that does strange things
+        number = logging.INFO
+    for name, least in _LEVELS.items():
+        if number >= least:
+            return name
+    return "debug"
 
 
 def _key(sandbox_id: object) -> str | None:
-    return str(sandbox_id) if isinstance(sandbox_id, str | int | uuid.UUID) else None
+    try:
+        return str(sandbox_id) if isinstance(sandbox_id, str | int | uuid.UUID) else None
+    except Exception:  # an int too long for a text, a subclass whose str() raises
+        return None

@@ -6,20 +6,35 @@ import logging
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from threading import get_ident
 from typing import Any
 
 from cubehook import lifecycle, threads
 from cubehook.config import Settings, load, load_endpoints
 from cubehook.endpoint import Endpoint
+from cubehook.errors import ConfigError
 from cubehook.event import tag
-from cubehook.formats import BodyFormat, RedactedFormat, WebhookFormatter
-from cubehook.intake import ERROR
-from cubehook.pipeline import Pipeline
+from cubehook.formats import BodyFormat, WebhookFormatter, redacted
+from cubehook.intake import ERROR, MAX_REMEMBERED_NAMES
+from cubehook.pipeline import DEFAULT_FORMAT, Pipeline
 from cubehook.redaction import Redactor
 from cubehook.stats import Stats
 
 _DEFAULTS = Settings()
 _SAME_CALL = 0.2  # seconds; logging.shutdown flushes a handler and closes it right after
+
+
+class _Ours(dict[object, bool]):
+    """Whether the loggers of these names are cubehook's; each is looked at once."""
+
+    def __missing__(self, name: object) -> bool:
+        ours = str(name).partition(".")[0] == "cubehook"
+        if len(self) < MAX_REMEMBERED_NAMES:
+            self[name] = ours
+        return ours
+
+
+_OURS = _Ours()
 
 
 class WebhookHandler(logging.Handler):
@@ -35,7 +50,10 @@ class WebhookHandler(logging.Handler):
     max_concurrency: worker threads, started as needed. max_payload_bytes: longest body.
     timeout, connect_timeout, max_retries, backoff_initial, backoff_max: the endpoints' defaults;
     times in seconds. flush_timeout: the longest that ``flush`` and ``close`` wait, in seconds.
+    transport: ``requests``, or ``curl`` (libcurl; extra ``curl``), which costs less.
     redact: more field names to remove. keep: names to keep although the rules would remove them.
+    allow_private_urls, allow_insecure_http, allowed_networks, denied_networks: the endpoints'
+    defaults (the last one is added to what they say): which addresses may be connected to.
     level: as for any handler.
 
     Logging through it never blocks, never raises, and does no I/O. Raises `ConfigError` listing
@@ -55,8 +73,13 @@ class WebhookHandler(logging.Handler):
         backoff_initial: float = _DEFAULTS.backoff_initial,
         backoff_max: float = _DEFAULTS.backoff_max,
         flush_timeout: float = _DEFAULTS.flush_timeout,
+        transport: str = _DEFAULTS.transport,
         redact: Sequence[str] = (),
         keep: Sequence[str] = (),
+        allow_private_urls: bool = _DEFAULTS.allow_private_urls,
+        allow_insecure_http: bool = _DEFAULTS.allow_insecure_http,
+        allowed_networks: Sequence[str] = (),
+        denied_networks: Sequence[str] = (),
         level: int | str = logging.NOTSET,
         **unknown: Any,  # named in the ConfigError, with everything else that is wrong
     ) -> None:
@@ -70,8 +93,13 @@ class WebhookHandler(logging.Handler):
             "backoff_initial": backoff_initial,
             "backoff_max": backoff_max,
             "flush_timeout": flush_timeout,
+            "transport": transport,
             "redact": redact,
             "keep": keep,
+            "allow_private_urls": allow_private_urls,
+            "allow_insecure_http": allow_insecure_http,
+            "allowed_networks": allowed_networks,
+            "denied_networks": denied_networks,
         }
         config = load(endpoints, options | unknown)
         super().__init__(level)
@@ -88,6 +116,9 @@ class WebhookHandler(logging.Handler):
 
     def _build(self) -> None:
         self._pipeline = Pipeline(self._settings, self._endpoints, self._format)
+        if type(self).emit is WebhookHandler.emit:
+            # What the method would call, and each call costs the application.
+            self.emit = self._pipeline.intake.emit  # type: ignore[method-assign]
         # An application may drop a handler without closing it.
         self._finalizer = weakref.finalize(self, self._pipeline.drain)
         self._finalizer.atexit = False
@@ -101,41 +132,34 @@ class WebhookHandler(logging.Handler):
 
         Everything else is turned away here, for the price of an attribute.
         """
-        attributes = record.__dict__
         if self.filters:
             passed: Any = self.filter(record)
             if not passed:
                 return passed
             if isinstance(passed, logging.LogRecord):
                 record = passed
-        elif (
-            "event" not in attributes
-            and type(attributes.get("msg")) is str
-            and "extra" not in attributes
-        ):
-            return False
         try:
-            wanted = self._wants(record)
+            # Not by the record's dict, which the interpreter only makes when it is asked for it.
+            name = getattr(record, "event", None)
+            if type(name) is not str:
+                if name is None and type(record.msg) is str and not hasattr(record, "extra"):
+                    return False
+                name = tag(record.__dict__)
+            if name is None or not self._pipeline.subscriptions[name]:
+                return False
+            # What cubehook logs, or its threads do, is never an event: it would feed itself. (Not
+            # by ``record.thread``: that one may have ended, its number be one of ours by now.)
+            if get_ident() in threads.OWN or _OURS[record.name]:
+                return False
         except Exception:  # a tag of a class that does strange things
             self.handleError(record)
             return False
-        if wanted:
-            self.emit(record)
-        return wanted and record
-
-    def _wants(self, record: logging.LogRecord) -> bool:
-        name = tag(record.__dict__)
-        if name is None or not self._pipeline.subscriptions[name]:
-            return False
-        # What cubehook logs itself is never an event: it would feed itself.
-        return not threads.is_own() and str(record.name).partition(".")[0] != "cubehook"
+        self.emit(record)
+        return record
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue the event that ``record`` carries. Nothing is raised, nothing waits."""
-        try:
-            self._pipeline.take(record)
-        except Exception:
-            self.handleError(record)
+        self._pipeline.intake.emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Count the event as dropped; the inherited method prints it, and it is payload."""
@@ -145,10 +169,14 @@ class WebhookHandler(logging.Handler):
         """Write the bodies of endpoints of format ``cube``, the default, with ``fmt`` instead.
 
         It is shown redacted fields only. None: format ``cube`` as it was.
+
+        Raises `ConfigError` where it cannot put events together and an endpoint's ``batch`` wants
+        that.
         """
         if fmt is None:
             fmt = WebhookFormatter(redact=self._settings.redact, keep=self._settings.keep)
-        self._format = RedactedFormat(fmt, self._redactor)
+        _check_batches(self._endpoints, fmt)
+        self._format = redacted(fmt, self._redactor)
         self._pipeline.use_default(self._format)
         super().setFormatter(fmt)
 
@@ -198,7 +226,9 @@ class WebhookHandler(logging.Handler):
 
         Raises `ConfigError`, and changes nothing then.
         """
-        self._endpoints = load_endpoints(endpoints, self._settings)
+        new = load_endpoints(endpoints, self._settings)
+        _check_batches(new, self._format)
+        self._endpoints = new
         self._pipeline.configure(self._endpoints)
 
     def renew(self) -> None:
@@ -220,3 +250,11 @@ class WebhookHandler(logging.Handler):
     def __repr__(self) -> str:
         names = ", ".join(repr(endpoint.name) for endpoint in self._endpoints)
         return f"<{type(self).__name__} ({logging.getLevelName(self.level)}) to {names or 'none'}>"
+
+
+def _check_batches(endpoints: Sequence[Endpoint], formatter: object) -> None:
+    batching = [one for one in endpoints if one.batching and one.format == DEFAULT_FORMAT]
+    if batching and not hasattr(formatter, "join"):
+        raise ConfigError(
+            f"endpoint {one.name!r}: batch: the formatter has none" for one in batching
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from logging.handlers import QueueHandler, QueueListener
@@ -16,13 +17,16 @@ from typing import Any
 
 from cubehook import threads
 from cubehook.endpoint import Endpoint
-from cubehook.event import MAX_NAME_LENGTH, Attributes, TooLargeError, snapshot
+from cubehook.event import MAX_NAME_LENGTH, TooLargeError, snapshot
 from cubehook.notices import notice
 from cubehook.stats import Tally
 
 logger = logging.getLogger(__name__)
 
 MAX_REMEMBERED_NAMES = 4096
+
+LOOKS, LOOK_SECONDS = 4, 0.001
+"""How often, and after which pauses, a listener looks for the next record before it blocks."""
 
 QUEUE_FULL = "queue_full"
 TOO_LARGE = "too_large"
@@ -54,15 +58,27 @@ class Mark:
 class EventQueueHandler(QueueHandler):
     """Puts a snapshot of each record on a ``SimpleQueue``, up to ``capacity`` of them.
 
+    wake: called after each record until ``asleep`` is set to False.
+
     A ``queue.Queue`` would not do: it takes a lock, and a record logged by a ``__del__`` that runs
     while the lock is held would wait for itself.
     """
 
     queue: SimpleQueue[Any]
 
-    def __init__(self, queue: SimpleQueue[Any], capacity: int = 1024) -> None:
+    def __init__(
+        self,
+        queue: SimpleQueue[Any],
+        capacity: int = 1024,
+        wake: Callable[[], object] = lambda: None,
+    ) -> None:
         super().__init__(queue)
+        # What the inherited method would call, and each call costs the application.
+        self.enqueue: Any = queue.put_nowait
+        self._waiting = queue.qsize
         self._capacity = capacity
+        self._wake = wake
+        self.asleep = True  # as long as nobody is known to take from the queue
         self.closed = False
         # Counted before the look at ``closed``: who closes knows then what is still to come.
         self.offered = Tally()
@@ -73,29 +89,28 @@ class EventQueueHandler(QueueHandler):
         """None: a ``SimpleQueue`` takes from many threads at once."""
         self.lock = threads.NoLock()  # type: ignore[assignment]
 
-    def prepare(self, record: logging.LogRecord) -> Attributes:
-        """A snapshot: later changes to the application's objects do not reach it."""
-        return snapshot(record)
-
-    def enqueue(self, record: Any) -> None:
-        """Queue the snapshot; where the queue is full, the newest event is the one dropped."""
-        if self.queue.qsize() >= self._capacity:
-            self.drop(QUEUE_FULL)
-            return
-        self.queue.put_nowait(record)
+    # A snapshot: later changes to the application's objects do not reach it.
+    prepare = staticmethod(snapshot)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue a snapshot of the record. Nothing is raised."""
+        """Queue a snapshot of the record. Nothing is raised.
+
+        Where the queue is full, the newest event is the one dropped.
+        """
         self.offered.add()
-        if self.closed:
-            self.drop(CLOSED)
-            return
         try:
-            self.enqueue(self.prepare(record))
+            if self.closed:
+                self.drop(CLOSED)
+            elif self._waiting() >= self._capacity:
+                self.drop(QUEUE_FULL)
+            else:
+                self.enqueue(self.prepare(record))
         except TooLargeError:
             self.drop(TOO_LARGE)
         except Exception:
             self.handleError(record)
+        if self.asleep:
+            self._wake()
 
     def refuse(self, reason: str) -> None:
         """Count an event that cannot even be offered."""
@@ -123,28 +138,48 @@ class EventQueueHandler(QueueHandler):
 class EventQueueListener(QueueListener):
     """Hands each snapshot to its handlers, in the order queued, in a thread of cubehook's own.
 
-    A handler here is anything with a ``handle`` method for what `EventQueueHandler` queues.
+    A handler here is anything with a ``handle`` method for what `EventQueueHandler` queues. One
+    that has a ``pause`` method, too, is told so when nothing more is queued at the moment.
     """
 
     queue: SimpleQueue[Any]
     _thread: threading.Thread | None
+
+    def __init__(self, queue: SimpleQueue[Any], *handlers: Any, **options: Any) -> None:
+        super().__init__(queue, *handlers, **options)
+        self._pausing = [handler.pause for handler in handlers if hasattr(handler, "pause")]
 
     @property
     def running(self) -> bool:
         """Whether the thread is there."""
         return self._thread is not None and self._thread.is_alive()
 
+    def dequeue(self, block: bool) -> Any:
+        """The next item. Under load the thread looks again a few times before it blocks.
+
+        To wake a thread that is blocked costs the application more than to queue a record does.
+        """
+        if block:
+            for _ in range(LOOKS):
+                if not self.queue.empty():
+                    break
+                time.sleep(LOOK_SECONDS)
+        return super().dequeue(block)
+
     def start(self) -> None:
         """Start the thread. Raises RuntimeError where none can be started any more."""
-        self._thread = threads.start("listener", self._monitor)  # type: ignore[attr-defined]
+        self._thread = threads.start("listener", self._listen)
 
     def handle(self, record: Any) -> None:
         """Hand on a snapshot, or do what a `Mark` says. Nothing is raised: the thread must live."""
         try:
             if isinstance(record, Mark):
+                self._pause()
                 record.reached()
             else:
                 super().handle(record)
+                if self.queue.empty():
+                    self._pause()
         except Exception as error:
             notice(logger, logging.ERROR, "an event was lost (%s)", type(error).__name__)
 
@@ -155,6 +190,7 @@ class EventQueueListener(QueueListener):
                 try:
                     item = self.dequeue(False)
                 except Empty:
+                    self._pause()
                     return
                 if item is not None:  # the sentinel
                     self.handle(item)
@@ -168,3 +204,11 @@ class EventQueueListener(QueueListener):
         if self._thread is not None:
             self._thread.join(timeout)
         return not self.running
+
+    def _listen(self) -> None:
+        self._monitor()  # type: ignore[attr-defined]
+        self._pause()
+
+    def _pause(self) -> None:
+        for pause in self._pausing:
+            pause()

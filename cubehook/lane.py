@@ -5,13 +5,14 @@ A plain state machine: the dispatcher holds the lock, runs the threads and keeps
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 from cubehook.message import Message
-from cubehook.outcome import Dead, Delivered, Failure, Outcome, Reply, RetryAt
+from cubehook.outcome import Dead, Delivered, Failure, Outcome, Reply, RetryAt, Split
 from cubehook.pace import Effort, Pace
 from cubehook.retry import WebhookRetry, backoff
 from cubehook.stats import EndpointStats
@@ -24,21 +25,80 @@ LONGEST_PROBE_PAUSE = 60.0
 hours, but an endpoint that is back should be noticed within a minute."""
 
 
-class Delivery:
-    """One event for one endpoint. ``retry``: the policy as it stands after the attempts so far.
+_UNMADE = Message("", "", None, "", b"")
 
-    generation: which ``flush`` waits for it. floor: the moment a ``Retry-After`` forbids to be
-    early for. leads: it is the one of its key that the others wait for.
+
+class Delivery:
+    """One event for one endpoint, or a batch. ``retry``: the policy as the attempts have left it.
+
+    generation: which ``flush`` waits for it. since: when it was offered. floor: the moment a
+    ``Retry-After`` forbids to be early for. leads: it is the one of its key that the others wait
+    for. tried: an attempt was made. alone: no batch may take it in. parts: what a batch is made of;
+    empty for a single event.
     """
 
-    __slots__ = ("floor", "generation", "leads", "message", "retry")
+    __slots__ = (
+        *("alone", "floor", "generation", "join", "leads"),
+        *("message", "parts", "retry", "since", "tried"),
+    )
 
-    def __init__(self, message: Message, retry: WebhookRetry, generation: int = 0) -> None:
+    def __init__(
+        self, message: Message, retry: WebhookRetry, generation: int = 0, since: float = 0.0
+    ) -> None:
         self.message = message
         self.retry = retry
         self.generation = generation
+        self.since = since
         self.floor = 0.0
-        self.leads = False
+        self.leads = self.tried = self.alone = False
+        self.parts: tuple[Delivery, ...] = ()
+        self.join: Callable[[Sequence[Message]], Message] | None = None
+
+    @classmethod
+    def batch(
+        cls,
+        parts: Sequence[Delivery],
+        policy: WebhookRetry,
+        join: Callable[[Sequence[Message]], Message],
+    ) -> Delivery:
+        """Several in one. Its message is still to be made: see `prepare`."""
+        made = cls(_UNMADE, policy, since=parts[0].since)
+        made.parts = tuple(parts)
+        made.join = join
+        return made
+
+    def prepare(self) -> None:
+        """Make the message of a batch, once. A format of the application's may do so: it may raise,
+        and take locks, so none should be held."""
+        if self.join is not None:
+            self.message = self.join([part.message for part in self.parts])
+            self.join = None
+
+    @property
+    def size(self) -> int:
+        """How many events it is."""
+        return len(self.parts) or 1
+
+
+class Places:
+    """How many events are in each place of a lane."""
+
+    __slots__ = ("in_flight", "queued", "waiting")
+
+    def __init__(self) -> None:
+        self.queued = self.in_flight = self.waiting = 0
+
+
+class Batching(NamedTuple):
+    """How a lane puts events together. ``linger``: seconds to wait for more, from the first.
+
+    max_bytes: of the bodies and the commas between them. join: makes one message of several.
+    """
+
+    max_events: int
+    linger: float
+    max_bytes: int
+    join: Callable[[Sequence[Message]], Message]
 
 
 class LaneSettings(NamedTuple):
@@ -50,6 +110,7 @@ class LaneSettings(NamedTuple):
     capacity: int
     share: int
     ordered: bool = True
+    batching: Batching | None = None
 
 
 class Lane:
@@ -58,13 +119,16 @@ class Lane:
     def __init__(self, settings: LaneSettings) -> None:
         self.name = settings.name
         self.listed = False  # whether it stands in one of the dispatcher's lines
-        self.alarm = 0.0  # the moment for which the dispatcher has a probe in its heap
+        self.alarm = 0.0  # the moment that stands for it in the heap of the schedule; 0: none
         self.ready: deque[Delivery] = deque()
-        self.in_flight = 0
-        self.waiting = 0  # in the dispatcher's heap, for the time of their retry
+        self.in_flight = 0  # attempts
+        self.waiting = 0  # deliveries in the dispatcher's heap, for the time of their retry
         # Behind one with the same key; None for the many keys that have just that one.
         self._held: dict[str, deque[Delivery] | None] = {}
-        self._held_count = 0
+        self._batching: Batching | None = None
+        self._batches = 0  # that have not ended
+        self._sealed_at = -math.inf
+        self._events = Places()
         self._counts: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self.reconfigure(settings)
@@ -75,6 +139,9 @@ class Lane:
         self.policy = settings.policy
         self._capacity = settings.capacity
         self._ordered = settings.ordered
+        former, self._batching = self._batching, settings.batching
+        if (former is None) is not (settings.batching is None):
+            self._rearrange()
         self._window = 1
         self._pace = Pace(settings.share)
         self.failures = 0
@@ -84,7 +151,7 @@ class Lane:
     @property
     def pending(self) -> int:
         """Deliveries that have neither ended nor been dropped."""
-        return len(self.ready) + self._held_count + self.in_flight + self.waiting
+        return self._events.queued + self._events.in_flight + self._events.waiting
 
     @property
     def open(self) -> bool:
@@ -97,17 +164,8 @@ class Lane:
             self.drop("switched_off" if self.off else "backlog_full")
             return False
         self._counts["received"] += 1
-        key = delivery.message.key
-        if not self._ordered or key is None:
-            self.ready.append(delivery)
-        elif key not in self._held:
-            self._held[key] = None
-            delivery.leads = True
-            self.ready.append(delivery)
-        else:
-            held = self._held[key] = self._held[key] or deque()
-            held.append(delivery)
-            self._held_count += 1
+        self._events.queued += 1
+        self._line_up(delivery)
         return True
 
     def drop(self, reason: str) -> None:
@@ -117,46 +175,75 @@ class Lane:
 
     def may_send(self, now: float) -> bool:
         """Whether the lane's own limits let one more attempt begin."""
-        if self.off:
+        if self.off or self._gathers(now):
             return False
         if self.open:
             return self.in_flight == 0 and now >= self.probe_at
         return self.in_flight < self._window
 
+    def wakes_at(self, now: float) -> float | None:
+        """When time alone will let an attempt begin; None if something else has to happen."""
+        if self.off or not self.ready or (self.open and self.in_flight):
+            return None
+        moment = self.probe_at if self.open else now
+        if self._gathers(now):
+            if self._batching is None or self._blocked:
+                return None
+            moment = max(moment, self.ready[0].since + self._batching.linger)
+        return moment if moment > now else None
+
+    def seal(self, now: float) -> None:
+        """Wait for no more events to join those that are here."""
+        self._sealed_at = now
+
     def take(self) -> Delivery:
         """The next delivery, now in flight."""
         self.in_flight += 1
-        return self.ready.popleft()
+        delivery = self.ready.popleft()
+        if self._batching is not None and not delivery.alone:
+            delivery = self._batch_of(delivery, self._batching)
+        self._events.queued -= delivery.size
+        self._events.in_flight += delivery.size
+        return delivery
 
     def due(self, delivery: Delivery) -> None:
         """The time of a retry has come: it was here before what is ready."""
         self.waiting -= 1
+        self._events.waiting -= delivery.size
+        self._events.queued += delivery.size
         self.ready.appendleft(delivery)
 
     def settle(
-        self, delivery: Delivery, outcome: Outcome, now: float, effort: Effort | None = None
+        self, delivery: Delivery, outcome: Outcome | Split, now: float, effort: Effort | None = None
     ) -> bool:
-        """Take the outcome of an attempt. True: the delivery has ended; False: it waits."""
+        """Take the outcome of an attempt. True: the delivery has ended; False: it, or what it is
+        made of, is still to be sent."""
         self.in_flight -= 1
+        self._events.in_flight -= delivery.size
+        if isinstance(outcome, Split):
+            self._split(delivery)
+            return False
         if isinstance(outcome, Delivered):
             self.failures = 0
             if effort is not None:
                 self._pace.note(effort)
             # A lane earns its threads: one that hangs from the start never has more than one.
             self._window = min(self._window + 1, self._pace.useful)
-            self._counts["delivered"] += 1
+            self._counts["delivered"] += delivery.size
             self._release(delivery)
             return True
         self._failed(now, pause=isinstance(outcome, RetryAt) or outcome.exhausted)
         if isinstance(outcome, Dead) or self.off:
             self.off = self.off or (isinstance(outcome, Dead) and outcome.gone)
-            self._counts["dead"] += 1
+            self._counts["dead"] += delivery.size
             self._release(delivery)
             return True
         delivery.retry = outcome.retry  # type: ignore[assignment]
         delivery.floor = outcome.floor
+        delivery.tried = delivery.alone = True  # the same bytes and the same id from now on
         self._counts["retried"] += 1
         self.waiting += 1
+        self._events.waiting += delivery.size
         return False
 
     def give_up(self, waiting: list[Delivery], reason: str | None = None) -> list[Delivery]:
@@ -164,18 +251,14 @@ class Lane:
 
         waiting: the lane's deliveries that the dispatcher had in its heap. Returns all that ended.
         """
-        ended = [*self.ready, *waiting]
-        leading = {delivery.message.key for delivery in ended if delivery.leads}
-        for held in self._held.values():
-            ended += held or ()
-        # The keys that are left are led by attempts under way: what comes next waits for them.
-        self._held = dict.fromkeys(key for key in self._held if key not in leading)
-        self.ready.clear()
-        self._held_count = self.waiting = 0
+        ended = self._clear(waiting)
+        self.waiting = self._events.queued = self._events.waiting = 0
+        self._batches -= sum(bool(delivery.parts) for delivery in ended)
+        events = sum(delivery.size for delivery in ended)
         if reason is None:
-            self._counts["dead"] += len(ended)
+            self._counts["dead"] += events
         else:
-            self._dropped[reason] += len(ended)
+            self._dropped[reason] += events
         return ended
 
     def stats(self) -> EndpointStats:
@@ -188,11 +271,80 @@ class Lane:
             retried=counts["retried"],
             dead=counts["dead"],
             dropped=MappingProxyType(dict(self._dropped)),
-            queued=len(self.ready) + self._held_count,
-            in_flight=self.in_flight,
-            waiting=self.waiting,
+            queued=self._events.queued,
+            in_flight=self._events.in_flight,
+            waiting=self._events.waiting,
             failures_in_row=self.failures,
         )
+
+    @property
+    def _blocked(self) -> bool:
+        """Whether what is new has to wait for all that is under way: events are in order, all of
+        them, since a batch has no key; also when batches were turned off, and some are left."""
+        unfinished = self.in_flight > 0 or self.waiting > 0
+        return self._ordered and unfinished and (self._batching is not None or self._batches > 0)
+
+    def _gathers(self, now: float) -> bool:
+        """Whether what is ready still waits: for a batch before it, or for more to make one of."""
+        batching = self._batching
+        if (batching is None and not self._batches) or not self.ready or self.ready[0].tried:
+            return False
+        if self._blocked:
+            return True
+        first = self.ready[0]
+        if batching is None or first.alone or first.since <= self._sealed_at:
+            return False
+        room = len(self.ready) < batching.max_events and self.pending < self._capacity
+        return room and now < first.since + batching.linger
+
+    def _line_up(self, delivery: Delivery) -> None:
+        key = delivery.message.key
+        if not self._ordered or key is None or self._batching is not None:
+            self.ready.append(delivery)
+        elif key not in self._held:
+            self._held[key] = None
+            delivery.leads = True
+            self.ready.append(delivery)
+        else:
+            held = self._held[key] = self._held[key] or deque()
+            held.append(delivery)
+
+    def _rearrange(self) -> None:
+        """Line up all anew: batches have no keys, and what is in none has a place by its key."""
+        for delivery in sorted(self._clear(()), key=lambda one: one.since):
+            self._line_up(delivery)
+
+    def _clear(self, waiting: Sequence[Delivery]) -> list[Delivery]:
+        """Take out what is ready and what is held back. Returns it, with what is ``waiting``."""
+        taken = [*self.ready, *waiting]
+        leading = {delivery.message.key for delivery in taken if delivery.leads}
+        for held in self._held.values():
+            taken += held or ()
+        # The keys that are left are led by attempts under way: what comes next waits for them.
+        self._held = dict.fromkeys(key for key in self._held if key not in leading)
+        self.ready.clear()
+        for delivery in taken:
+            delivery.leads = False
+        return taken
+
+    def _batch_of(self, first: Delivery, batching: Batching) -> Delivery:
+        parts, left = [first], batching.max_bytes - len(first.message.body)
+        while self.ready and len(parts) < batching.max_events and not self.ready[0].alone:
+            left -= len(self.ready[0].message.body) + 1  # and the comma
+            if left < 0:
+                break
+            parts.append(self.ready.popleft())
+        self._batches += 1
+        return Delivery.batch(parts, self.policy, batching.join)
+
+    def _split(self, delivery: Delivery) -> None:
+        self._batches -= 1
+        self._events.queued += delivery.size
+        for part in delivery.parts:
+            part.alone = True
+        self.ready.extendleft(reversed(delivery.parts))
+        if self._batching is None:  # turned off meanwhile
+            self._rearrange()
 
     def _failed(self, now: float, *, pause: bool) -> None:
         self.failures += 1
@@ -204,12 +356,12 @@ class Lane:
 
     def _release(self, delivery: Delivery) -> None:
         """The delivery has ended: the next one with its key may go."""
+        self._batches -= bool(delivery.parts)
         key = delivery.message.key
         if key is None or not delivery.leads:
             return
         held = self._held[key]
         if held:
-            self._held_count -= 1
             following = held.popleft()
             following.leads = True
             self.ready.append(following)

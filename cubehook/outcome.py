@@ -67,4 +67,10 @@ class Dead:
     exhausted: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Split:
+    """No attempt was made: the events of a batch cannot be put together, and go one by one."""
+
+
 Outcome: TypeAlias = "Delivered | RetryAt | Dead"
+"""Of an attempt."""

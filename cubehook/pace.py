@@ -16,10 +16,13 @@ _SMOOTHING = 1 / 16
 
 
 class Effort(NamedTuple):
-    """What an attempt took: ``seconds`` by the clock, ``computing`` seconds of its own thread."""
+    """What an attempt took: ``seconds`` by the clock, ``computing`` seconds of its own thread.
+
+    The latter are None where they were not measured.
+    """
 
     seconds: float
-    computing: float
+    computing: float | None
 
 
 class Pace:
@@ -34,8 +37,9 @@ class Pace:
 
     def note(self, effort: Effort) -> None:
         """Take in an attempt that was answered."""
-        difference = effort.computing - self._computing
-        self._computing += difference * (_SMOOTHING if self._computing else 1.0)
+        if effort.computing is not None:
+            difference = effort.computing - self._computing
+            self._computing += difference * (_SMOOTHING if self._computing else 1.0)
         self._sample.append(effort.seconds)
         # The first look is an early one: until then all is taken for useful.
         if len(self._sample) >= (_SAMPLE if self._quick < math.inf else _LUCKY + 1):

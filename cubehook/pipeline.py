@@ -12,17 +12,17 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import cast
 
-from cubehook import formats, lifecycle, threads
+from cubehook import batch, formats, lifecycle, threads
 from cubehook.attempt import Sender
 from cubehook.config import Settings
 from cubehook.dispatcher import Dispatcher
 from cubehook.endpoint import Endpoint
 from cubehook.event import Attributes, Event
-from cubehook.formats import BodyFormat
+from cubehook.formats import BatchFormat, BodyFormat
 from cubehook.intake import (
     ERROR,
     TOO_LARGE,
@@ -31,10 +31,11 @@ from cubehook.intake import (
     Mark,
     Subscriptions,
 )
-from cubehook.lane import LaneSettings
+from cubehook.lane import Batching, LaneSettings
 from cubehook.message import Message
 from cubehook.notices import notice
 from cubehook.retry import WebhookRetry
+from cubehook.schedule import Formatted
 from cubehook.stats import Stats
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,9 @@ WARNING_INTERVAL = 30.0
 
 STRAGGLERS_SECONDS = 1.0
 """How long a closed handler looks out for events that were being queued when it was closed."""
+
+MOST_AT_ONCE = 32
+"""So many events are fanned out together at most."""
 
 MOST_READS = 10
 """So often the counts are read, until no event has come in between."""
@@ -63,15 +67,16 @@ class Pipeline:
         self.flush_timeout = settings.flush_timeout
         self._settings = settings
         self._queue: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self.intake = EventQueueHandler(self._queue, settings.queue_capacity)
-        self.listener = EventQueueListener(self._queue, self)  # type: ignore[arg-type]
+        self.intake = EventQueueHandler(self._queue, settings.queue_capacity, self._wake)
+        self.listener = EventQueueListener(self._queue, self)
         self.dispatcher = Dispatcher(settings.max_concurrency)
         self._formats: dict[str, BodyFormat] = {DEFAULT_FORMAT: default}
+        self._formatted: list[Formatted] = []  # and not yet fanned out
         self._senders: dict[str, Sender] = {}
         self._dropping = False  # something was dropped that no warning has told
         self._warned_at = -WARNING_INTERVAL
         self._warned_of: Counter[str] = Counter()
-        self._started = self._leaving = self._stopped = False
+        self._leaving = self._stopped = False
         self._starting = threading.Lock()
         self.configure(endpoints)
 
@@ -104,22 +109,18 @@ class Pipeline:
 
     # In the application's thread.
 
-    def take(self, record: logging.LogRecord) -> None:
-        """Take an event in. Nothing is raised, nothing waits."""
-        self.intake.emit(record)
+    def _wake(self) -> None:
         # Not by ``closed``: this very event may have slipped in before the handler was closed.
-        if not self._started and not self._stopped and not self._queue.empty():
-            self._start()
-
-    def _start(self) -> None:
+        if self._stopped or self._queue.empty():
+            return
         # Not a wait: whoever comes second leaves the start to the first.
         if not self._starting.acquire(blocking=False):
             return
         try:
-            if not self._started:
+            if self.intake.asleep:
                 lifecycle.add(self)
                 self.listener.start()
-                self._started = True
+                self.intake.asleep = False
         except RuntimeError:
             pass  # the interpreter is shutting down: `flush` does the work in its own thread
         finally:
@@ -128,24 +129,34 @@ class Pipeline:
     # In the listener's thread.
 
     def handle(self, attributes: Attributes) -> None:
-        """Format an event's messages and fan them out to the lanes."""
-        batch: list[tuple[str, Message | str]] = []
+        """Format an event's messages, to be fanned out to the lanes."""
+        messages: list[tuple[str, Message | str]] = []
         try:
             event = Event.from_attributes(attributes)
             endpoints = self.subscriptions[event.name] if event else ()
-            batch = self._batch(event, endpoints) if event else []
+            messages = self._messages(event, endpoints) if event else []
             # Else its name is no legal one, or update_endpoints took the last subscriber away.
-            reason = None if batch else UNSUBSCRIBED if event else INVALID_NAME
+            reason = None if messages else UNSUBSCRIBED if event else INVALID_NAME
         except Exception as error:  # none is known; the thread has to live
             notice(logger, logging.ERROR, "an event was lost (%s)", type(error).__name__)
             reason = ERROR
-        if self.dispatcher.submit(batch, reason) or self.intake.dropping:
+        self._formatted.append(Formatted(messages, reason))
+        if len(self._formatted) >= MOST_AT_ONCE:
+            self.pause()
+
+    def pause(self) -> None:
+        """Fan out what was formatted. Under load it is many events at once: each time costs a lock
+        and wakes a worker."""
+        if not self._formatted:
+            return
+        formatted, self._formatted = self._formatted, []
+        if self.dispatcher.submit(formatted) or self.intake.dropping:
             self.intake.dropping, self._dropping = False, True
         if self._dropping and time.monotonic() - self._warned_at >= WARNING_INTERVAL:
             self._dropping = False
             self._warn_of_drops()
 
-    def _batch(
+    def _messages(
         self, event: Event, endpoints: tuple[Endpoint, ...]
     ) -> list[tuple[str, Message | str]]:
         """A message, or why there is none, for each endpoint; formatted once for each format."""
@@ -153,19 +164,25 @@ class Pipeline:
         for endpoint in endpoints:
             if endpoint.format not in made:
                 made[endpoint.format] = self._message(event, self._formats[endpoint.format])
-        return [(endpoint.name, made[endpoint.format]) for endpoint in endpoints]
+        return [
+            (endpoint.name, self._fitting(made[endpoint.format], endpoint))
+            for endpoint in endpoints
+        ]
 
     def _message(self, event: Event, body_format: BodyFormat) -> Message | str:
         try:
             body = body_format.format_event(event)
-        except Exception as error:
-            # A format of the application's; the formats of cubehook do not fail.
+        except BaseException as error:
+            # A format of the application's, which may even try to exit; ours do not fail.
             names = type(error).__name__, type(body_format).__name__
             notice(logger, logging.ERROR, "%s cannot be written (%s in %s)", event, *names)
             return FORMAT_ERROR
-        if len(body) > self._settings.max_payload_bytes:
-            return TOO_LARGE
         return Message(event.id, event.name, event.key, body_format.content_type, body)
+
+    def _fitting(self, message: Message | str, endpoint: Endpoint) -> Message | str:
+        if isinstance(message, str) or len(message.body) <= self._longest(endpoint):
+            return message
+        return TOO_LARGE
 
     def _warn_of_drops(self) -> None:
         dropped = Counter(self.stats().dropped)
@@ -301,7 +318,29 @@ class Pipeline:
             capacity=self._settings.queue_capacity,
             share=share,
             ordered=endpoint.ordered,
+            batching=self._batching(endpoint),
         )
+
+    def _longest(self, endpoint: Endpoint) -> int:
+        """The longest body of one event, in bytes; it must fit into a batch, if there are any."""
+        return self._settings.max_payload_bytes - (batch.OVERHEAD if endpoint.batching else 0)
+
+    def _batching(self, endpoint: Endpoint) -> Batching | None:
+        if endpoint.batching is None:
+            return None
+
+        def join(messages: Sequence[Message]) -> Message:
+            # Looked up each time: `use_default` may have changed it.
+            body_format = cast(BatchFormat, self._formats[endpoint.format])
+            try:
+                return batch.joined(messages, body_format, self._settings.max_payload_bytes)
+            except Exception as error:
+                # A format of the application's: the events then go one by one.
+                names = type(error).__name__, type(body_format).__name__
+                notice(logger, logging.ERROR, "a batch cannot be written (%s in %s)", *names)
+                raise
+
+        return Batching(*endpoint.batching, self._longest(endpoint), join)
 
 
 def _words(counts: Mapping[str, int]) -> str:

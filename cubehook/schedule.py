@@ -8,13 +8,13 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import NamedTuple
 
 from cubehook.lane import Delivery, Lane, LaneSettings
 from cubehook.message import Message
-from cubehook.outcome import Outcome, RetryAt
+from cubehook.outcome import Outcome, RetryAt, Split
 from cubehook.pace import Effort
 from cubehook.stats import NOTHING, EndpointStats
 
@@ -25,6 +25,17 @@ class Job(NamedTuple):
     lane: Lane
     delivery: Delivery
     suspect: bool
+
+
+class Formatted(NamedTuple):
+    """An event, ready to be fanned out.
+
+    messages: for the endpoints of these names; in place of a message stands the reason why it could
+    not be made, for the lane to count. reason: why the event is for no lane at all, or None.
+    """
+
+    messages: Sequence[tuple[str, Message | str]]
+    reason: str | None = None
 
 
 class Census(NamedTuple):
@@ -41,7 +52,7 @@ class Census(NamedTuple):
 
 
 class _Due(NamedTuple):
-    """What becomes due at ``when``: a retry, or (without a delivery) a lane's next probe."""
+    """What becomes due at ``when``: a retry; without a delivery, a lane's next probe or batch."""
 
     when: float
     order: int  # keeps equal moments in order, and from comparing what follows
@@ -91,25 +102,21 @@ class Schedule:
         for lane in self._lanes.values():
             self._enlist(lane, now)
 
-    def fan_out(
-        self, batch: Iterable[tuple[str, Message | str]], now: float, reason: str | None = None
-    ) -> bool:
-        """Offer the messages of one event to the lanes of these names.
-
-        In place of a message stands the reason why it could not be made, for the lane to count.
-        reason: why the event is for no lane at all. Returns whether anything was dropped.
-        """
+    def fan_out(self, event: Formatted, now: float) -> bool:
+        """Offer the messages of one event to the lanes. Returns whether anything was dropped."""
         self._fanned_out += 1
-        dropped = reason is not None
-        if reason is not None:
-            self._dropped[reason] += 1
-        for name, message in batch:
+        dropped = event.reason is not None
+        if event.reason is not None:
+            self._dropped[event.reason] += 1
+        for name, message in event.messages:
             lane = self._lanes.get(name)
             if lane is not None:  # else the endpoint was removed this very moment
                 dropped |= not self._offer(lane, message, now)
         return dropped
 
-    def settle(self, job: Job, outcome: Outcome, now: float, effort: Effort | None = None) -> None:
+    def settle(
+        self, job: Job, outcome: Outcome | Split, now: float, effort: Effort | None = None
+    ) -> None:
         """Take the outcome of an attempt, and what it took."""
         lane = job.lane
         self._busy -= 1
@@ -125,16 +132,21 @@ class Schedule:
 
     def hurry(self, now: float) -> None:
         """Make every waiting retry due, unless a ``Retry-After`` forbids: the last chance."""
-        for lane in self._lanes.values():
-            lane.probe_at = now
         self._heap = [
-            due._replace(when=max(due.delivery.floor, now) if due.delivery else now)
-            for due in self._heap
+            due._replace(when=max(due.delivery.floor, now)) for due in self._heap if due.delivery
         ]
         heapq.heapify(self._heap)
+        for lane in self._lanes.values():
+            lane.probe_at = now
+            lane.alarm = 0.0
+            self._enlist(lane, now)
 
-    def new_generation(self) -> int:
-        """What is offered from now on is of a new one. Returns the last one."""
+    def new_generation(self, now: float) -> int:
+        """What is offered from now on is of a new one. Returns the last one, which is in a hurry:
+        it waits for nothing to join it."""
+        for lane in self._lanes.values():
+            lane.seal(now)
+            self._enlist(lane, now)
         self._generation += 1
         return self._generation - 1
 
@@ -189,7 +201,7 @@ class Schedule:
         if isinstance(message, str):
             lane.drop(message)
             return False
-        delivery = Delivery(message, lane.policy, self._generation)
+        delivery = Delivery(message, lane.policy, self._generation, now)
         if not lane.offer(delivery):
             return False
         self._unfinished[self._generation] += 1
@@ -203,11 +215,11 @@ class Schedule:
         for _ in range(len(line)):
             lane = line.popleft()
             lane.listed = False
-            if bool(lane.failures) is not suspects or (lane.in_flight and not self._spare()):
-                self._enlist(lane, now)
-            elif lane.ready and lane.may_send(now):
+            may_start = bool(lane.failures) is suspects and (not lane.in_flight or self._spare())
+            if may_start and lane.ready and lane.may_send(now):
                 return self._start(lane, suspects, now)
-            # Else it is listed again when an attempt of its own has ended, or a time has come.
+            # It is listed again now, when an attempt of its own has ended, or a time has come.
+            self._enlist(lane, now)
         return None
 
     def _start(self, lane: Lane, suspect: bool, now: float) -> Job:
@@ -224,15 +236,16 @@ class Schedule:
         return self._busy + reserved < self._most
 
     def _enlist(self, lane: Lane, now: float) -> None:
-        """Put a lane that can send at the end of its line, or set the alarm for its next probe."""
+        """Put a lane that can send at the end of its line, or set the alarm for when it can."""
         if lane.listed or not lane.ready:
             return
         if lane.may_send(now):
             lane.listed = True
             (self._suspects if lane.failures else self._line).append(lane)
-        elif lane.open and not lane.in_flight and lane.alarm != lane.probe_at:
-            lane.alarm = lane.probe_at
-            self._push(lane.probe_at, lane, None)
+        elif (moment := lane.wakes_at(now)) is not None and not 0.0 < lane.alarm <= moment:
+            # An alarm that comes too early sets the next one: a lane has one at a time, mostly.
+            lane.alarm = moment
+            self._push(moment, lane, None)
 
     def _push(self, when: float, lane: Lane, delivery: Delivery | None) -> None:
         heapq.heappush(self._heap, _Due(when, next(self._order), lane, delivery))
@@ -243,7 +256,7 @@ class Schedule:
             due = heapq.heappop(self._heap)
             if due.delivery is not None:
                 due.lane.due(due.delivery)
-            else:
+            elif due.lane.alarm == due.when:
                 due.lane.alarm = 0.0
             self._enlist(due.lane, now)
 
@@ -257,7 +270,7 @@ class Schedule:
         self._finish(lane.give_up(waiting, reason))
 
     def _finish(self, deliveries: list[Delivery]) -> None:
-        for delivery in deliveries:
+        for delivery in itertools.chain.from_iterable(one.parts or (one,) for one in deliveries):
             self._unfinished[delivery.generation] -= 1
             if not self._unfinished[delivery.generation]:
                 del self._unfinished[delivery.generation]

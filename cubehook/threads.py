@@ -14,25 +14,26 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_own: set[int] = set()
+OWN: set[int] = set()
+"""The idents of the threads that work for cubehook; for looking at only."""
 
 
 def is_own() -> bool:
     """Whether the calling thread works for cubehook."""
-    return threading.get_ident() in _own
+    return threading.get_ident() in OWN
 
 
 @contextmanager
 def own() -> Iterator[None]:
     """The calling thread works for cubehook in this block."""
     ident = threading.get_ident()
-    nested = ident in _own
-    _own.add(ident)
+    nested = ident in OWN
+    OWN.add(ident)
     try:
         yield
     finally:
         if not nested:
-            _own.discard(ident)
+            OWN.discard(ident)
 
 
 def start(name: str, target: Callable[[], None]) -> threading.Thread:
@@ -52,7 +53,7 @@ def start(name: str, target: Callable[[], None]) -> threading.Thread:
 
 def forget_all() -> None:
     """After a fork: the child has none of the parent's threads."""
-    _own.clear()
+    OWN.clear()
 
 
 class NoLock:

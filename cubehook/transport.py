@@ -6,19 +6,18 @@ answer, and is done by its deadline whatever the other side does. Retries are no
 
 from __future__ import annotations
 
-import functools
+import base64
 import http.client
 import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
+from urllib.parse import unquote_to_bytes
 
 import urllib3
 from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.exceptions import (
     HTTPError,
     InvalidHeader,
@@ -26,24 +25,26 @@ from urllib3.exceptions import (
     NewConnectionError,
     ReadTimeoutError,
 )
-from urllib3.util import Retry, Timeout
+from urllib3.util import Retry, Timeout, Url, parse_url
 
-from cubehook import threads
+from cubehook import threads, tls
 from cubehook.connection import (
     AddressRefusedError,
     ConnectTimeoutError,
     GuardedHTTPConnectionPool,
     GuardedHTTPSConnectionPool,
-    TLSContext,
+    TunnelRefusedError,
 )
 from cubehook.endpoint import Endpoint
 from cubehook.outcome import Failure, Reply
 
 MAX_RESPONSE_BYTES = 65_536
+_LENGTH = "content-length"
 
 # What went wrong, by the type of the error at the root; the first match counts.
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectTimeoutError, "connect timeout"),
+    (TunnelRefusedError, "refused by the proxy"),
     (ReadTimeoutError, "timeout"),
     (TimeoutError, "timeout"),
     (NameResolutionError, "name resolution failed"),
@@ -74,9 +75,9 @@ class AttemptTimeout(Timeout):
         self.deadline = deadline
         self._longest_connect = connect
 
-    def clone(self) -> AttemptTimeout:
-        """A fresh timer for the same moment."""
-        return AttemptTimeout(self.deadline, self._longest_connect)
+    def connect_left(self) -> float:
+        """The seconds that connecting may take from now on."""
+        return max(min(self._longest_connect, self.deadline - time.monotonic()), 0.001)
 
 
 class WebhookResponse(Response):
@@ -90,7 +91,7 @@ class WebhookResponse(Response):
         response = cls()
         response.request = request
         response.status_code = raw.status
-        response.headers = CaseInsensitiveDict(raw.headers)
+        response.headers = raw.headers  # type: ignore[assignment]  # insensitive to case as well
         response.raw = raw
         response._content, response.complete = _bounded(raw)
         response._content_consumed = True  # type: ignore[attr-defined]
@@ -102,13 +103,17 @@ class WebhookAdapter(HTTPAdapter):
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._url = endpoint.url
-        self._path = endpoint.location.request_uri
+        target = endpoint.location
+        # A proxy for plain HTTP is asked for the whole URL (RFC 9112 §3.2.2).
+        forwarded = bool(endpoint.proxy) and not endpoint.secure
+        whole = target._replace(path=target.path or "/").url
+        self._target = whole if forwarded else target.request_uri
         # The handler has filled in what the endpoint left to it.
         self._timeout = cast(float, endpoint.timeout)
         self._connect_timeout = cast(float, endpoint.connect_timeout)
         # Retry(False) hands errors on as they are: urllib3 is not to retry anything.
         super().__init__(pool_maxsize=endpoint.max_concurrency or 1, max_retries=Retry(False))
-        self._pool = self._make_pool(endpoint)
+        self._pool = _pool(endpoint)
 
     def post(
         self, headers: Mapping[str, str], body: bytes, limit: float | None = None
@@ -140,7 +145,7 @@ class WebhookAdapter(HTTPAdapter):
         timeout: Any = None,
         verify: Any = True,  # certificates are verified, whatever is asked for
         cert: Any = None,
-        proxies: Any = None,  # nor is a proxy used
+        proxies: Any = None,  # nor is any proxy used but the endpoint's own
     ) -> Response:
         """As in ``requests``, apart from what the docstring of the module rules out.
 
@@ -163,8 +168,8 @@ class WebhookAdapter(HTTPAdapter):
         """Nothing: the pool's TLS context verifies, always."""
 
     def request_url(self, request: PreparedRequest, proxies: Any) -> str:
-        """Path and query of the endpoint."""
-        return self._path
+        """Path and query of the endpoint, or its URL where a proxy forwards the request."""
+        return self._target
 
     def build_response(self, req: PreparedRequest, resp: Any) -> WebhookResponse:
         """The answer, read as far as it may be."""
@@ -179,25 +184,11 @@ class WebhookAdapter(HTTPAdapter):
         request = PreparedRequest()
         request.method = "POST"
         request.url = self._url
-        request.headers = CaseInsensitiveDict(headers)
-        request.headers["Content-Length"] = str(len(body))
+        # A plain dict: who reads it looks for this one name only, in this spelling.
+        named = {name: value for name, value in headers.items() if name.lower() != _LENGTH}
+        request.headers = named | {"Content-Length": str(len(body))}  # type: ignore[assignment]
         request.body = body
         return request
-
-    def _make_pool(self, endpoint: Endpoint) -> urllib3.HTTPConnectionPool:
-        location = endpoint.location
-        host, port = str(location.host), location.port
-        guard, size = endpoint.addresses, endpoint.max_concurrency or 1
-        if not endpoint.secure:
-            return GuardedHTTPConnectionPool(host, port, maxsize=size, guard=guard)
-        return GuardedHTTPSConnectionPool(
-            host,
-            port,
-            maxsize=size,
-            guard=guard,
-            ssl_context=_tls_context(),
-            cert_reqs="CERT_REQUIRED",
-        )
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -205,14 +196,38 @@ class WebhookAdapter(HTTPAdapter):
         super().close()
 
 
-@functools.cache
-def _tls_context() -> ssl.SSLContext:
-    # Reading the CA bundle takes tens of milliseconds and a megabyte: one context serves all.
-    # Not urllib3's or ssl's default context: those write keys to where SSLKEYLOGFILE says.
-    context = TLSContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and host name
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
-    return context
+def _pool(endpoint: Endpoint) -> urllib3.HTTPConnectionPool:
+    target = endpoint.location
+    options: dict[str, Any] = {
+        "guard": endpoint.addresses,
+        "maxsize": endpoint.max_concurrency or 1,
+    }
+    if endpoint.proxy:
+        proxy = parse_url(endpoint.proxy)
+        options["_proxy_headers"] = _proxy_headers(proxy)
+        # urllib3 puts it into its errors, knows of no default port for it, and hands
+        # the host on to http.client, which before Python 3.11 takes no brackets beside a port.
+        host = str(proxy.host).strip("[]")
+        options["_proxy"] = proxy = proxy._replace(auth=None, host=host, port=proxy.port or 80)
+        target = target if endpoint.secure else proxy
+    if not endpoint.secure:
+        return GuardedHTTPConnectionPool(str(target.host), target.port, **options)
+    return GuardedHTTPSConnectionPool(
+        str(target.host),
+        target.port,
+        ssl_context=tls.context(endpoint.ca_bundle, endpoint.client_cert or ()),
+        cert_reqs="CERT_REQUIRED",
+        **options,
+    )
+
+
+def _proxy_headers(proxy: Url) -> dict[str, str]:
+    """What the proxy is told: the user name and password of its URL (RFC 7617)."""
+    if not proxy.auth:
+        return {}
+    user, _, password = proxy.auth.partition(":")
+    credentials = unquote_to_bytes(user) + b":" + unquote_to_bytes(password)
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(credentials).decode()}"}
 
 
 def _bounded(raw: urllib3.BaseHTTPResponse) -> tuple[bytes, bool]:

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import cubehook.threads
 from cubehook.dispatcher import Dispatcher
-from cubehook.lane import LONGEST_PROBE_PAUSE, OPEN_AFTER, LaneSettings
+from cubehook.lane import LONGEST_PROBE_PAUSE, OPEN_AFTER, Batching, LaneSettings
 from cubehook.message import Message
 from cubehook.outcome import Failure, Reply
 from cubehook.pace import Effort
 from cubehook.retry import WebhookRetry
-from cubehook.schedule import Job, Schedule
+from cubehook.schedule import Formatted, Job, Schedule
 from cubehook.stats import EndpointStats
 
 if TYPE_CHECKING:
@@ -52,9 +52,27 @@ def lane(
     ordered: bool = True,
     retries: int = 10,
     initial: float = 8.0,
+    batching: Batching | None = None,
 ) -> LaneSettings:
     policy = WebhookRetry(total=retries, backoff_factor=initial, backoff_max=3600.0)
-    return LaneSettings(name, send, policy, capacity, share, ordered)
+    return LaneSettings(name, send, policy, capacity, share, ordered, batching)
+
+
+def joined(messages: Sequence[Message]) -> Message:
+    body = b"+".join(message.body for message in messages)
+    return Message(body.decode(), "cubehook.batch", None, "text/plain", body)
+
+
+def unjoinable(messages: Sequence[Message]) -> Message:
+    raise ValueError("from a format of the application's")
+
+
+def batches(
+    max_events: int = 100,
+    linger: float = 0.0,
+    join: Callable[[Sequence[Message]], Message] = joined,
+) -> Batching:
+    return Batching(max_events, linger, 100_000, join)
 
 
 def message(text: str, key: str | None = None) -> Message:
@@ -85,13 +103,16 @@ class Bench:
             self.offer((name, message(text, key)))
 
     def offer(self, *batch: tuple[str, Message | str]) -> bool:
-        return self.schedule.fan_out(batch, self.clock())
+        return self.schedule.fan_out(Formatted(batch), self.clock())
 
     def hurry(self) -> None:
         self.schedule.hurry(self.clock())
 
     def take(self) -> Job | None:
-        return self.schedule.next(self.clock())
+        job = self.schedule.next(self.clock())
+        if job is not None:
+            job.delivery.prepare()
+        return job
 
     def take_all(self) -> list[Job]:
         return list(iter(self.take, None))
@@ -514,6 +535,178 @@ def test_hurry_a_probe_that_fails_is_followed_by_an_earlier_one(
     assert one.take() is not None
 
 
+def test_batch_its_alarm_comes_neither_early_nor_late(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    one = bench(lane("a", batching=batches(linger=5.0)))
+    one.log("a", "1")
+    clock.advance(4.9)
+    one.log("a", "2")
+    assert one.take() is None
+    assert one.schedule.next_due == clock.now + 5.0 - 4.9
+    clock.advance(0.1)
+    assert one.run() == ["1+2"]
+    assert one.schedule.next_due is None
+    assert balances(one.stats("a"))
+
+
+def test_batch_alarms_do_not_pile_up(bench: Callable[..., Bench], clock: Clock) -> None:
+    """Each batch is full long before the time of its alarm."""
+    one = bench(lane("a", batching=batches(2, linger=3600.0)))
+    for _ in range(1000):
+        one.log("a", "1", "2")
+        assert one.run() == ["1+2"]
+        clock.advance(1.0)
+    assert len(one.schedule._heap) <= 1
+    one.log("a", "1")
+    clock.advance(3599.9)
+    assert one.run() == []
+    clock.advance(0.1)
+    assert one.run() == ["1"], "an alarm that came too early has set the right one"
+
+
+def test_batch_an_update_to_a_shorter_linger_counts(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    one = bench(lane("a", batching=batches(linger=3600.0)))
+    one.log("a", "1")
+    one.update(lane("a", batching=batches(linger=5.0)))
+    clock.advance(5.0)
+    assert one.run() == ["1"]
+
+
+def test_batch_an_update_to_a_longer_linger_is_not_forgotten(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    """The lane stands in line already, and has to be woken once more."""
+    one = bench(lane("a", batching=batches()))
+    one.log("a", "1")
+    one.update(lane("a", batching=batches(linger=5.0)))
+    assert one.run() == []
+    clock.advance(5.0)
+    assert one.run() == ["1"]
+
+
+def test_batch_a_generation_ends_with_all_its_events(bench: Callable[..., Bench]) -> None:
+    one = bench(lane("a", batching=batches(2, linger=60.0)))
+    one.log("a", "1")
+    last = one.schedule.new_generation(one.clock())
+    one.log("a", "2", "3")
+    mixed = one.take()
+    assert one.take() is None
+    assert one.schedule.pending_of(last)
+    one.settle(mixed)
+    assert not one.schedule.pending_of(last)
+    assert (one.schedule.pending, one.stats("a").delivered) == (1, 2)
+
+
+def test_batch_a_generation_may_be_spread_over_several(bench: Callable[..., Bench]) -> None:
+    one = bench(lane("a", batching=batches(2)))
+    one.log("a", "1", "2", "3")
+    last = one.schedule.new_generation(one.clock())
+    one.settle(one.take())
+    assert one.schedule.pending_of(last)
+    one.settle(one.take(), MISSING)
+    assert not one.schedule.pending_of(last)
+
+
+def test_batch_who_flushes_wakes_what_lingers(bench: Callable[..., Bench]) -> None:
+    one = bench(lane("a", batching=batches(linger=3600.0)))
+    one.log("a", "1", "2")
+    assert one.schedule.idle
+    one.schedule.new_generation(one.clock())
+    assert one.run() == ["1+2"]
+
+
+def test_batch_hurry_lets_it_gather_and_forgets_no_alarm(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    one = bench(lane("a", batching=batches(linger=60.0)))
+    one.log("a", "1")
+    one.hurry()
+    assert one.run() == []
+    clock.advance(60.0)
+    assert one.run() == ["1"]
+
+
+def test_batch_hurry_and_retry_after(bench: Callable[..., Bench], clock: Clock) -> None:
+    one = bench(lane("a", batching=batches(2)))
+    one.log("a", "1", "2", "3")
+    assert one.settle(one.take(), Reply(503, retry_after="60")) == "1+2"
+    one.hurry()
+    assert one.run() == [], "3 comes after them"
+    clock.advance(60.1)
+    assert one.run() == ["1+2", "3"]
+
+
+def test_batch_410_ends_every_event(bench: Callable[..., Bench]) -> None:
+    one = bench(lane("a", ordered=False, batching=batches(2)))
+    one.log("a", "1", "2")
+    one.run()
+    one.log("a", *"345678")
+    waiting, under_way = one.take_all()
+    one.settle(waiting, BUSY)
+    one.settle(under_way, GONE)
+    stats = one.stats("a")
+    assert (stats.state, stats.delivered, stats.dead, stats.pending) == ("off", 2, 6, 0)
+    assert one.schedule.pending == 0
+    assert balances(stats)
+
+
+def test_batch_a_removed_lane_drops_every_event(bench: Callable[..., Bench]) -> None:
+    one = bench(lane("a", ordered=False, batching=batches(2)))
+    one.log("a", "1", "2")
+    one.run()
+    one.log("a", *"34567")
+    waiting, under_way = one.take_all()
+    one.settle(waiting, BUSY)
+    one.update()
+    removed = one.schedule.census().removed
+    assert (removed.dropped, removed.in_flight) == ({"endpoint_removed": 3}, 2)
+    one.settle(under_way)
+    assert one.schedule.pending == 0
+    assert balances(one.schedule.census().removed)
+
+
+def test_batch_an_open_circuit_is_probed_and_closed(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    one = bench(lane("a", ordered=False, batching=batches(2), initial=600.0))
+    one.log("a", *map(str, range(20)))
+    one.run(BUSY)
+    assert (one.stats("a").state, one.stats("a").retried) == ("open", OPEN_AFTER)
+    assert one.stats("a").waiting == 2 * OPEN_AFTER
+    clock.advance(LONGEST_PROBE_PAUSE)
+    (probe,) = one.take_all()
+    assert probe.delivery.size == 2
+    one.settle(probe)
+    assert len(one.run()) == 4
+    assert balances(one.stats("a"))
+
+
+def test_batch_off_with_one_that_waits(bench: Callable[..., Bench], clock: Clock) -> None:
+    one = bench(lane("a", batching=batches(2)))
+    one.log("a", "1", "2", "3", "4", key="x")
+    one.settle(one.take(), BUSY)
+    one.update(lane("a"))
+    one.log("a", "5", key="x")
+    assert one.run() == []
+    clock.advance(8.1)
+    assert one.run() == ["1+2", "3", "4", "5"]
+    assert one.schedule.pending == 0
+
+
+def test_batch_on_with_one_that_waits(bench: Callable[..., Bench], clock: Clock) -> None:
+    one = bench(lane("a"))
+    one.log("a", "1", "2", key="x")
+    one.settle(one.take(), BUSY)
+    one.update(lane("a", batching=batches()))
+    one.log("a", "3", key="x")
+    clock.advance(8.1)
+    assert one.run() == ["1", "2+3"]
+    assert one.schedule.pending == 0
+
+
 # --- By hand and at random ---
 
 
@@ -526,13 +719,23 @@ class AnyOrder(RuleBasedStateMachine):
     def begin(self, most: int, share: int) -> None:
         self.now = 0.0
         self.share = share
+        self.batching: dict[str, Batching | None] = {}
         self.bench = Bench(lambda: self.now, *self.lanes(self.LANES), most=most)
         self.jobs: list[Job] = []
         self.number = 0
         self.done: dict[tuple[str, str], int] = {}
 
     def lanes(self, wanted: tuple[str, ...]) -> list[LaneSettings]:
-        return [lane(name, share=self.share, capacity=12, initial=4.0) for name in wanted]
+        return [
+            lane(
+                name,
+                share=self.share,
+                capacity=12,
+                initial=4.0,
+                batching=self.batching.get(name),
+            )
+            for name in wanted
+        ]
 
     @rule(name=st.sampled_from(LANES), key=st.sampled_from(["x", "y", None]))
     def log(self, name: str, key: str | None) -> None:
@@ -543,9 +746,8 @@ class AnyOrder(RuleBasedStateMachine):
     def take(self) -> None:
         job = self.bench.take()
         if job is not None:
-            under_way = [(one.lane.name, one.delivery.message.key) for one in self.jobs]
-            key = job.delivery.message.key
-            assert key is None or (job.lane.name, key) not in under_way
+            under_way = {place for one in self.jobs for place, _ in self.places(one)}
+            assert under_way.isdisjoint(place for place, _ in self.places(job))
             self.jobs.append(job)
 
     @precondition(lambda self: self.jobs)
@@ -556,11 +758,14 @@ class AnyOrder(RuleBasedStateMachine):
         self.check_order(job)
 
     def check_order(self, job: Job) -> None:
-        key = job.delivery.message.key
-        if key is not None:
-            place, number = (job.lane.name, key), int(job.delivery.message.id)
+        for place, number in self.places(job):
             assert self.done.get(place, 0) <= number
             self.done[place] = number
+
+    def places(self, job: Job) -> list[tuple[tuple[str, str], int]]:
+        """Lane and key, and the number, of each event that has a key."""
+        messages = [one.message for one in job.delivery.parts or (job.delivery,)]
+        return [((job.lane.name, one.key), int(one.id)) for one in messages if one.key is not None]
 
     @rule(seconds=st.floats(0.1, 100))
     def wait(self, seconds: float) -> None:
@@ -585,9 +790,27 @@ class AnyOrder(RuleBasedStateMachine):
         every = [*census.endpoints.values(), census.removed]
         assert all(map(balances, every))
         assert sum(stats.pending for stats in every) == self.bench.schedule.pending
-        assert sum(stats.in_flight for stats in every) == len(self.jobs)
-        assert all(stats.in_flight <= self.share for stats in every)
+        assert sum(stats.in_flight for stats in every) == sum(
+            job.delivery.size for job in self.jobs
+        )
+        assert all(count <= self.share for count in Counter(names(self.jobs)).values())
         assert all(stats.pending <= 12 for stats in every)
+
+    @invariant()
+    def no_lane_is_forgotten(self) -> None:
+        if not hasattr(self, "bench"):
+            return
+        schedule = self.bench.schedule
+        for each in schedule._lanes.values():
+            alarms = [
+                due.when for due in schedule._heap if (due.lane, due.delivery) == (each, None)
+            ]
+            if each.listed or not each.ready:
+                continue
+            if each.may_send(self.now):
+                assert any(when <= self.now for when in alarms)
+            elif (moment := each.wakes_at(self.now)) is not None:
+                assert any(when <= moment for when in alarms)
 
     def teardown(self) -> None:
         if not hasattr(self, "bench"):
@@ -604,6 +827,27 @@ AnyOrder.TestCase.settings = settings(
     max_examples=60, stateful_step_count=60, deadline=None, derandomize=True, database=None
 )
 TestAnyOrder = AnyOrder.TestCase
+
+
+class AnyOrderOfBatches(AnyOrder):
+    """The same, with batches that are turned on and off, and flushes."""
+
+    @rule(
+        name=st.sampled_from(AnyOrder.LANES),
+        batching=st.none()
+        | st.builds(batches, st.integers(1, 5), st.sampled_from([0.0, 1.0, 50.0, 3600.0])),
+    )
+    def switch(self, name: str, batching: Batching | None) -> None:
+        self.batching[name] = batching
+        self.bench.update(*self.lanes(self.LANES))
+
+    @rule()
+    def flush(self) -> None:
+        self.bench.schedule.new_generation(self.now)
+
+
+AnyOrderOfBatches.TestCase.settings = AnyOrder.TestCase.settings
+TestAnyOrderOfBatches = AnyOrderOfBatches.TestCase
 
 
 # --- With threads and a fake send ---
@@ -694,7 +938,7 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
 def fill(dispatcher: Dispatcher, name: str, count: int, key: str | None = None) -> list[str]:
     texts = [f"{name}-{number}" for number in range(count)]
     for text in texts:
-        dispatcher.submit([(name, message(text, key))])
+        dispatcher.submit([Formatted([(name, message(text, key))])])
     return texts
 
 
@@ -770,7 +1014,7 @@ def test_a_thousand_lanes_need_no_more_than_the_threads_allowed(pool: Pool) -> N
     sends = {f"lane-{number}": Sends() for number in range(1000)}
     dispatcher = pool.dispatcher(*(lane(name, send) for name, send in sends.items()), most=32)
     for number in range(3):
-        dispatcher.submit([(name, message(f"{name}-{number}", "x")) for name in sends])
+        dispatcher.submit([Formatted([(name, message(f"{name}-{number}", "x")) for name in sends])])
     assert dispatcher.wait(PATIENCE)
     assert len(pool.threads) <= 32
     for name, send in sends.items():
@@ -797,7 +1041,7 @@ def test_wait_returns_although_events_keep_coming(pool: Pool) -> None:
     numbers = iter(range(1_000_000))
 
     def send(message_: Message, limit: float | None) -> Reply:
-        dispatcher.submit([("a", message(str(next(numbers))))])
+        dispatcher.submit([Formatted([("a", message(str(next(numbers))))])])
         return OK
 
     dispatcher.set_lanes([lane("a", send)])
@@ -992,7 +1236,9 @@ def test_the_counts_balance_at_any_moment_of_a_random_run(pool: Pool) -> None:
     wrong: list[EndpointStats] = []
     with sampled(dispatcher, wrong) as samples:
         for number in range(1500):
-            dispatcher.submit([(name, message(str(number), f"key-{number % 7}")) for name in "abc"])
+            dispatcher.submit(
+                [Formatted([(name, message(str(number), f"key-{number % 7}")) for name in "abc"])]
+            )
         assert dispatcher.wait(PATIENCE)
     assert next(samples) > 1
     assert wrong == []
@@ -1002,6 +1248,111 @@ def test_the_counts_balance_at_any_moment_of_a_random_run(pool: Pool) -> None:
         for key, number in attempts[name]:
             by_key[key].append(number)
         assert all(numbers == sorted(numbers) for numbers in by_key.values())
+
+
+def test_batch_wait_does_not_linger(pool: Pool) -> None:
+    send = Sends()
+    dispatcher = pool.dispatcher(lane("a", send, batching=batches(linger=3600.0)))
+    texts = fill(dispatcher, "a", 20)
+    started = time.monotonic()
+    assert dispatcher.wait(PATIENCE) is True
+    assert time.monotonic() - started < PATIENCE / 2
+    assert "+".join(send.sent) == "+".join(texts)
+
+
+def test_batch_a_lane_that_lingers_wakes_by_itself(pool: Pool) -> None:
+    send = Sends()
+    dispatcher = pool.dispatcher(lane("a", send, batching=batches(linger=0.02)))
+    fill(dispatcher, "a", 3)
+    send.wait_for(1)
+    assert dispatcher.wait(PATIENCE) is True
+
+
+def test_batch_drain_does_not_linger(pool: Pool) -> None:
+    send = Sends()
+    dispatcher = pool.dispatcher(lane("a", send, batching=batches(linger=3600.0)))
+    fill(dispatcher, "a", 3)
+    drained = threading.Event()
+    dispatcher.drain(drained.set)
+    assert drained.wait(PATIENCE)
+    assert send.sent == ["a-0+a-1+a-2"]
+    pool.join()
+
+
+@pytest.mark.parametrize("allowed", [1_000, 0], ids=["threads", "helper"])
+def test_batch_what_cannot_be_joined_goes_one_by_one(pool: Pool, allowed: int) -> None:
+    pool.allowed = allowed
+    send = Sends(BUSY)
+    settings_ = lane("a", send, initial=0.01, batching=batches(2, 3600.0, join=unjoinable))
+    dispatcher = pool.dispatcher(settings_)
+    texts = fill(dispatcher, "a", 5)
+    assert dispatcher.wait(PATIENCE) is True
+    assert send.sent == [texts[0], *texts]
+    stats = dispatcher.stats().endpoints["a"]
+    assert (stats.delivered, stats.retried, stats.failures_in_row) == (5, 1, 0)
+
+
+def test_batch_it_is_joined_without_the_lock(pool: Pool) -> None:
+    """A format of the application's may ask for the counts, or log, and wait for a lock itself."""
+
+    def join(messages: Sequence[Message]) -> Message:
+        seen.append(dispatcher.stats().endpoints["a"].in_flight)
+        return joined(messages)
+
+    seen: list[int] = []
+    dispatcher = pool.dispatcher(lane("a", Sends(), batching=batches(join=join)))
+    fill(dispatcher, "a", 1)
+    assert dispatcher.wait(PATIENCE) is True
+    assert seen == [1]
+
+
+def test_batch_a_dead_one_names_each_event(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+    sends = Sends(BUSY, MISSING)
+    dispatcher = pool.dispatcher(lane("a", sends, initial=0.01, batching=batches(2, 3600.0)))
+    fill(dispatcher, "a", 2)
+    assert dispatcher.wait(PATIENCE) is True
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        "endpoint 'a': cubehook.batch a-0+a-1: attempt 1 failed: status 503",
+        "endpoint 'a': a.b a-0 is dead after attempt 2: status 404",
+        "endpoint 'a': a.b a-1 is dead after attempt 2: status 404",
+    ]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_batch_the_counts_balance_at_any_moment_of_a_random_run(pool: Pool, ordered: bool) -> None:
+    dice = random.Random(20260702)
+    answers = iter(dice.choices([OK, BUSY, MISSING], [8, 3, 1], k=10_000))
+    attempts: list[str] = []
+
+    def send(message: Message, limit: float | None) -> Reply:
+        answer = next(answers)
+        attempts.append(message.id)
+        return answer
+
+    dispatcher = pool.dispatcher(
+        lane(
+            *("a", send),
+            ordered=ordered,
+            initial=0.001,
+            retries=2,
+            batching=batches(7, linger=0.002),
+        )
+    )
+    wrong: list[EndpointStats] = []
+    with sampled(dispatcher, wrong) as samples:
+        texts = fill(dispatcher, "a", 1500)
+        assert dispatcher.wait(PATIENCE)
+    assert next(samples) > 1
+    assert wrong == []
+    stats = dispatcher.stats().endpoints["a"]
+    assert (stats.received, stats.pending) == (1500, 0)
+    sent = [text for batch in dict.fromkeys(attempts) for text in batch.split("+")]
+    assert Counter(sent) == Counter(texts), "an event is in one batch only, whatever became of it"
+    if ordered:
+        assert sent == texts
+        repeats = [batch for batch, _ in itertools.groupby(attempts)]
+        assert len(repeats) == len(set(attempts)), "a retry comes before all that follows"
 
 
 # --- Where no thread can be started, who waits does the work ---
@@ -1064,7 +1415,7 @@ def test_helper_gives_a_hanging_lane_no_more_than_its_part_of_the_time(
 
     dispatcher = Dispatcher(8, clock)
     dispatcher.set_lanes([lane("stuck", hang), lane("good", good)])
-    dispatcher.submit([("stuck", message("1")), ("good", message("2"))])
+    dispatcher.submit([Formatted([("stuck", message("1")), ("good", message("2"))])])
     dispatcher.wait(1.0)
     assert clock.now <= 1001.1
     assert good.sent == ["2"]

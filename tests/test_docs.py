@@ -115,8 +115,10 @@ def test_javascript_blocks_tell_right_from_wrong(block: Block, tmp_path: Path) -
     if node is None:
         pytest.skip("needs node")
     now = int(time.time())
-    headers = signing.find("cube").sign(
-        message_id=DELIVERY, event="x", timestamp=now, body=BODY.encode(), keys=[b"old", b"new"]
+    scheme = signing.find("cube")
+    keys = [scheme.key("old"), scheme.key("new")]
+    headers = scheme.sign(
+        message_id=DELIVERY, event="x", timestamp=now, body=BODY.encode(), keys=keys
     )
     script = tmp_path / "block.js"
     script.write_text(

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import logging
 import math
+import os
 import re
 import string
 import sys
@@ -325,6 +326,7 @@ class TestLevelAndTime:
             (-1, "debug"),
             ("INFO", "info"),
             (None, "info"),
+            pytest.param(type("Odd", (int,), {"__int__": _touched})(40), "info", id="raises"),
         ],
     )
     def test_level(self, number: object, level: str) -> None:
@@ -357,6 +359,7 @@ class TestLevelAndTime:
         [
             *(math.nan, math.inf, -math.inf, -1, -0.5, 253_402_300_800, 1e300, "1", None),
             pytest.param(10**400, id="no float"),
+            pytest.param(type("Odd", (float,), {"__float__": _touched})(5.0), id="raises"),
         ],
     )
     def test_unusable_time_is_now(self, created: object) -> None:
@@ -499,6 +502,8 @@ class TestFields:
             # Without a key its events would have no order.
             pytest.param(uuid.UUID(int=7), str(uuid.UUID(int=7)), id="UUID"),
             pytest.param(type("Mute", (), {"__str__": _touched})(), None, id="without a text"),
+            pytest.param(10**5000, None, id="too long for a text"),
+            pytest.param(type("Text", (str,), {"__str__": _touched})(), None, id="raises"),
         ],
     )
     def test_key_is_the_sandbox(self, sandbox_id: object, key: str | None) -> None:
@@ -878,3 +883,34 @@ class TestTooLarge:
         with pytest.raises(TooLargeError) as caught:
             snapshot(record(value=[PLANTED] * (event.MAX_SNAPSHOT_ITEMS + 1)))
         assert str(caught.value) == ""
+
+
+# --- Random ids ---
+
+
+def made_ids(count: int) -> list[str]:
+    found = (Event.from_attributes({"event": "a.b"}) for _ in range(count))
+    return [event.id for event in found if event is not None]
+
+
+def test_random_ids_are_uuids_of_version_4() -> None:
+    ids = made_ids(1000)
+    assert len(set(ids)) == 1000
+    for text in ids:
+        parsed = uuid.UUID(text)
+        assert (str(parsed), parsed.version, parsed.variant) == (text, 4, uuid.RFC_4122)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_random_ids_of_a_forked_child_are_its_own() -> None:
+    made_ids(1)  # some more are in store
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, ",".join(made_ids(300)).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as answer:
+        theirs = answer.read().split(",")
+    os.waitpid(child, 0)
+    assert len({*theirs, *made_ids(300)}) == 600

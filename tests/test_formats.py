@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cubehook import Event, WebhookFormatter, formats
-from cubehook.formats import RedactedFormat
+from cubehook.formats._base import RedactedFormat
 from cubehook.redaction import Redactor
 
 ID = "550e8400-e29b-41d4-a716-446655440000"

@@ -708,7 +708,7 @@ def test_errors_print_no_payload(
     def fail(record: logging.LogRecord) -> None:
         raise ValueError("planted")
 
-    monkeypatch.setattr(made._pipeline, "take", fail)
+    monkeypatch.setattr(made._pipeline.intake, "prepare", fail)
     logger.info("planted %s", "planted", extra={"event": "a.b", "field": "planted"})
     made.handleError(logging.makeLogRecord({"msg": "planted"}))
     assert capsys.readouterr() == ("", "")

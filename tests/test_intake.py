@@ -293,7 +293,7 @@ class Heard:
         self.taken: list[Any] = []
         self.threads: set[tuple[int, bool]] = set()
         # Anything with ``handle`` will do.
-        self.listener = EventQueueListener(self.queue, self)  # type: ignore[arg-type]
+        self.listener = EventQueueListener(self.queue, self)
 
     def handle(self, attributes: Attributes) -> None:
         self.threads.add((threading.get_ident(), cubehook.threads.is_own()))
@@ -437,3 +437,32 @@ def test_subscriptions_do_not_remember_names_without_end() -> None:
     for number in range(10):
         _ = subscriptions[f"{number}" * 1_000_000]
     assert sum(map(len, subscriptions)) < 1_000_000
+
+
+# --- Pauses ---
+
+
+class Pausing(Heard):
+    """One that is told when nothing more is queued."""
+
+    def pause(self) -> None:
+        self.taken.append(-1)
+
+
+def test_a_pause_is_told_when_nothing_more_is_queued() -> None:
+    made = Pausing()
+    made.put(1, 2, 3)
+    made.listener.drain()
+    assert made.taken == [1, 2, 3, -1, -1]
+
+
+def test_a_pause_comes_before_a_mark_and_at_the_end() -> None:
+    made = Pausing()
+    made.put(1)
+    reached = made.reached()
+    made.put(2)
+    made.listener.leave()
+    made.listener.start()
+    assert made.listener.join(PATIENCE)
+    assert reached.is_set()
+    assert made.taken == [1, -1, 2, -1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,9 +18,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from cubehook.lane import LONGEST_PROBE_PAUSE, OPEN_AFTER, Delivery, Lane, LaneSettings
+from cubehook.lane import LONGEST_PROBE_PAUSE, OPEN_AFTER, Batching, Delivery, Lane, LaneSettings
 from cubehook.message import Message
-from cubehook.outcome import Dead, Delivered, Failure, Outcome, Reply, RetryAt
+from cubehook.outcome import Dead, Delivered, Failure, Outcome, Reply, RetryAt, Split
 from cubehook.retry import WebhookRetry
 
 # A busy machine is no failure.
@@ -51,14 +52,14 @@ def lane(**options: Any) -> Lane:
     return Lane(configured(**options))
 
 
-def delivery(message_id: str, key: str | None = None) -> Delivery:
+def delivery(message_id: str, key: str | None = None, since: float = 0.0) -> Delivery:
     message = Message(message_id, "sandbox.created", key, "application/json", b"{}")
-    return Delivery(message, WebhookRetry())
+    return Delivery(message, WebhookRetry(), since=since)
 
 
-def offer(to: Lane, *ids: str) -> list[Delivery]:
+def offer(to: Lane, *ids: str, since: float = 0.0) -> list[Delivery]:
     """Offer deliveries; the first letter of an id is its key."""
-    made = [delivery(one, one[0]) for one in ids]
+    made = [delivery(one, one[0], since) for one in ids]
     for one in made:
         assert to.offer(one)
     return made
@@ -66,6 +67,22 @@ def offer(to: Lane, *ids: str) -> list[Delivery]:
 
 def ready(of: Lane) -> list[str]:
     return [one.message.id for one in of.ready]
+
+
+def join(messages: Sequence[Message]) -> Message:
+    body = b",".join(message.body for message in messages)
+    return Message("+".join(message.id for message in messages), "cubehook.batch", None, "", body)
+
+
+def batching(max_events: int = 100, linger: float = 0.0, max_bytes: int = 10_000) -> Batching:
+    return Batching(max_events, linger, max_bytes, join)
+
+
+def taken(of: Lane) -> Delivery:
+    """The next one, with its message made."""
+    one = of.take()
+    one.prepare()
+    return one
 
 
 def fail(of: Lane, times: int, outcome: Outcome | None = None, now: float = 0.0) -> None:
@@ -497,6 +514,323 @@ class TestGone:
         assert balanced(ops)
 
 
+class TestBatches:
+    def test_what_is_ready_goes_together(self) -> None:
+        ops = lane(batching=batching())
+        offer(ops, "a1", "a2", "b1")
+        one = taken(ops)
+        assert (one.message.id, one.size, one.message.key) == ("a1+a2+b1", 3, None)
+        stats = ops.stats()
+        assert (stats.queued, stats.in_flight, ops.in_flight) == (0, 3, 1)
+        assert ops.settle(one, OK, 0.0)
+        assert (ops.stats().delivered, ops.pending) == (3, 0)
+
+    def test_one_alone_is_a_batch_as_well(self) -> None:
+        ops = lane(batching=batching())
+        offer(ops, "a1")
+        one = taken(ops)
+        assert (one.message.event, one.size, len(one.parts)) == ("cubehook.batch", 1, 1)
+
+    def test_no_more_than_max_events(self) -> None:
+        ops = lane(batching=batching(2))
+        offer(ops, "a1", "a2", "a3")
+        assert taken(ops).message.id == "a1+a2"
+        assert ready(ops) == ["a3"]
+
+    @pytest.mark.parametrize(("max_bytes", "together"), [(7, 2), (8, 3), (10, 3), (11, 4)])
+    def test_no_more_than_max_bytes_commas_included(self, max_bytes: int, together: int) -> None:
+        ops = lane(batching=batching(max_bytes=max_bytes))
+        offer(ops, "a1", "a2", "a3", "a4", "a5")  # of two bytes each
+        one = taken(ops)
+        assert one.size == together
+        assert len(one.message.body) <= max_bytes
+
+    def test_one_that_is_too_long_goes_nevertheless(self) -> None:
+        ops = lane(batching=batching(max_bytes=1))  # there may be less room than when it was made
+        offer(ops, "a1", "a2")
+        assert taken(ops).message.id == "a1"
+
+    def test_the_message_is_made_once(self) -> None:
+        ops = lane(batching=batching())
+        offer(ops, "a1")
+        one = taken(ops)
+        message = one.message
+        one.prepare()
+        assert one.message is message
+
+    def test_in_order_one_at_a_time(self) -> None:
+        ops = lane(share=9, batching=batching(2))
+        offer(ops, "a1", "b1", "c1", "d1")
+        ops._window = 9
+        first = taken(ops)
+        assert not ops.may_send(0.0)
+        ops.settle(first, OK, 0.0)
+        assert ops.may_send(0.0)
+
+    def test_in_order_a_waiting_retry_holds_back_all_that_follows(self) -> None:
+        ops = lane(share=9, batching=batching(2))
+        offer(ops, "a1", "b1", "c1", "d1")
+        first = taken(ops)
+        assert not ops.settle(first, retry_at(), 0.0)
+        assert (ops.stats().waiting, ops.waiting, ops.stats().retried) == (2, 1, 1)
+        assert not ops.may_send(1e9)
+        assert ops.wakes_at(0.0) is None, "the retry wakes it"
+        ops.due(first)
+        assert ops.may_send(0.0)
+        assert taken(ops) is first
+        ops.settle(first, OK, 0.0)
+        assert taken(ops).message.id == "c1+d1"
+
+    def test_unordered_several_at_once_beside_a_retry(self) -> None:
+        ops = lane(share=9, ordered=False, batching=batching(2))
+        offer(ops, "a1", "a2", "a3", "a4", "a5", "a6", "a7")
+        ops.settle(taken(ops), OK, 0.0)
+        assert not ops.settle(taken(ops), retry_at(), 0.0)
+        assert ops.may_send(0.0)
+        ops.settle(taken(ops), OK, 0.0)
+        assert ops.may_send(0.0)
+        taken(ops)
+        assert ops.stats().waiting == 2
+        assert balanced(ops)
+
+    def test_a_retry_takes_nothing_in(self) -> None:
+        ops = lane(batching=batching())
+        offer(ops, "a1")
+        first = taken(ops)
+        ops.settle(first, retry_at(), 0.0)
+        offer(ops, "a2")
+        ops.due(first)
+        assert taken(ops) is first
+        assert (first.size, first.message.id) == (1, "a1")
+
+    def test_a_dead_one_counts_its_events(self) -> None:
+        ops = lane(batching=batching())
+        offer(ops, "a1", "a2")
+        assert ops.settle(taken(ops), REFUSED, 0.0)
+        assert (ops.stats().dead, ops.failures) == (2, 1)
+
+    def test_a_waiting_one_is_given_up_with_its_events(self) -> None:
+        ops = lane(batching=batching(2))
+        offer(ops, "a1", "a2", "a3")
+        first = taken(ops)
+        ops.settle(first, retry_at(), 0.0)
+        assert len(ops.give_up([first], "endpoint_removed")) == 2
+        assert ops.stats().dropped == {"endpoint_removed": 3}
+        assert balanced(ops)
+
+    def test_an_open_circuit_probes_with_one(self) -> None:
+        ops = lane(share=9, ordered=False, batching=batching(2))
+        for _ in range(OPEN_AFTER):
+            offer(ops, "a1", "a2")
+            ops.settle(taken(ops), REFUSED, 0.0)
+        offer(ops, "a1", "a2", "a3")
+        assert ops.open
+        probe = taken(ops)
+        assert probe.size == 2
+        assert not ops.may_send(1e9)
+        ops.settle(probe, OK, 0.0)
+        assert not ops.open
+
+
+class TestLinger:
+    def test_counts_from_the_first(self) -> None:
+        ops = lane(batching=batching(linger=5.0))
+        offer(ops, "a1", since=100.0)
+        offer(ops, "a2", since=104.0)
+        assert (ops.may_send(104.9), ops.wakes_at(104.9)) == (False, 105.0)
+        assert (ops.may_send(105.0), ops.wakes_at(105.0)) == (True, None)
+        assert taken(ops).message.id == "a1+a2"
+
+    def test_a_full_batch_does_not_wait(self) -> None:
+        ops = lane(batching=batching(2, linger=5.0))
+        offer(ops, "a1", "a2", "a3", since=100.0)
+        assert ops.may_send(100.0)
+        ops.settle(taken(ops), OK, 100.0)
+        assert (ops.may_send(100.0), ops.wakes_at(100.0)) == (False, 105.0)
+
+    def test_a_full_backlog_does_not_wait(self) -> None:
+        # Else it would drop what comes although it could send.
+        ops = lane(capacity=2, batching=batching(100, linger=5.0))
+        offer(ops, "a1", since=100.0)
+        assert not ops.may_send(100.0)
+        offer(ops, "a2", since=100.0)
+        assert ops.may_send(100.0)
+
+    def test_who_flushes_does_not_wait(self) -> None:
+        ops = lane(batching=batching(linger=5.0))
+        offer(ops, "a1", since=100.0)
+        ops.seal(100.0)
+        offer(ops, "a2", since=101.0)
+        assert ops.may_send(101.0)
+        ops.settle(taken(ops), OK, 101.0)
+        offer(ops, "a3", since=102.0)
+        assert not ops.may_send(102.0), "what comes later gathers again"
+
+    def test_who_flushes_does_not_wait_after_an_update(self) -> None:
+        ops = lane(batching=batching(linger=5.0))
+        offer(ops, "a1", since=100.0)
+        ops.seal(100.0)
+        ops.reconfigure(configured(batching=batching(linger=3600.0)))
+        assert ops.may_send(100.0)
+
+    def test_a_retry_does_not_linger(self) -> None:
+        ops = lane(batching=batching(linger=5.0))
+        offer(ops, "a1", since=100.0)
+        first = taken(ops)
+        ops.settle(first, retry_at(), 105.0)
+        ops.due(first)
+        assert ops.may_send(105.0)
+
+    def test_wakes_for_the_later_of_probe_and_batch(self) -> None:
+        ops = lane(initial=10.0, batching=batching(linger=5.0))
+        for _ in range(OPEN_AFTER):
+            offer(ops, "a1", since=0.0)
+            ops.settle(taken(ops), Dead("timeout", exhausted=True), 100.0)
+        assert 105.0 <= ops.probe_at <= 110.0
+        offer(ops, "a1", since=100.0)
+        assert ops.wakes_at(100.0) == ops.probe_at
+        ops.reconfigure(configured(batching=batching(linger=50.0)))
+        assert ops.wakes_at(100.0) == 150.0
+
+
+class TestSplit:
+    """The application's format cannot put the events together."""
+
+    def split(self, **options: Any) -> Lane:
+        ops = lane(share=9, batching=batching(3, linger=5.0), **options)
+        offer(ops, "a1", "a2", "a3", "b1")
+        assert not ops.settle(ops.take(), Split(), 0.0)
+        return ops
+
+    def test_they_go_one_by_one_as_they_were(self) -> None:
+        ops = self.split()
+        assert ready(ops) == ["a1", "a2", "a3", "b1"]
+        for expected in ("a1", "a2", "a3"):
+            assert ops.may_send(0.0), "they have waited already"
+            one = taken(ops)
+            assert (one.message.id, one.message.event) == (expected, "sandbox.created")
+            assert not ops.may_send(0.0), "in order, one at a time"
+            ops.settle(one, OK, 0.0)
+        assert not ops.may_send(0.0), "the next one gathers again"
+        assert taken(ops).message.event == "cubehook.batch"
+        assert balanced(ops)
+
+    def test_it_is_no_failure(self) -> None:
+        ops = self.split()
+        stats = ops.stats()
+        assert (stats.queued, stats.in_flight, stats.retried, stats.dead) == (4, 0, 0, 0)
+        assert ops.failures == 0
+
+    def test_one_that_waits_holds_back_the_others(self) -> None:
+        ops = self.split()
+        first = taken(ops)
+        ops.settle(first, retry_at(), 0.0)
+        assert not ops.may_send(1e9)
+        ops.due(first)
+        assert taken(ops) is first
+
+    def test_unordered_they_go_at_once(self) -> None:
+        ops = self.split(ordered=False)
+        ops.settle(taken(ops), OK, 0.0)
+        taken(ops)
+        assert ops.may_send(0.0)
+
+    def test_when_batches_are_off_meanwhile_they_are_in_order(self) -> None:
+        ops = lane(share=9, batching=batching())
+        offer(ops, "a1", "b1", "a2")
+        one = ops.take()
+        ops.reconfigure(configured(share=9))
+        offer(ops, "a3", since=1.0)
+        assert not ops.may_send(0.0), "a3 waits for the batch"
+        ops.settle(one, Split(), 0.0)
+        assert ready(ops) == ["a1", "b1"]
+        ops.settle(taken(ops), OK, 0.0)
+        assert ready(ops) == ["b1", "a2"]
+
+
+class TestBatchesTurnedOnAndOff:
+    def test_on_what_was_held_back_goes_along(self) -> None:
+        ops = lane()
+        offer(ops, "a1", "a2", "b1", since=1.0)
+        ops.reconfigure(configured(batching=batching()))
+        offer(ops, "a3", since=2.0)
+        one = taken(ops)
+        assert sorted(one.message.id.split("+")) == ["a1", "a2", "a3", "b1"]
+        assert one.message.id.replace("+b1", "") == "a1+a2+a3"
+        ops.settle(one, OK, 0.0)
+        assert (ops.pending, ops._held) == (0, {})
+
+    @pytest.mark.parametrize("waits", [False, True])
+    def test_on_what_was_under_way_goes_first_and_alone(self, waits: bool) -> None:
+        ops = lane()
+        offer(ops, "a1", "a2", since=1.0)
+        first = taken(ops)
+        ops.reconfigure(configured(batching=batching()))
+        offer(ops, "a3", since=2.0)
+        assert not ops.may_send(9.0)
+        if waits:
+            ops.settle(first, retry_at(), 9.0)
+            assert not ops.may_send(9.0)
+            ops.due(first)
+            assert taken(ops) is first
+            assert first.parts == ()
+        ops.settle(first, OK, 9.0)
+        assert taken(ops).message.id == "a2+a3"
+        assert ops._held == {}
+
+    def test_off_keys_are_in_order_again(self) -> None:
+        ops = lane(share=9, batching=batching(linger=5.0))
+        offer(ops, "a1", "a2", "b1", since=1.0)
+        ops.reconfigure(configured(share=9))
+        assert ready(ops) == ["a1", "b1"]
+        offer(ops, "a3", since=2.0)
+        for expected in ("a1", "b1", "a2", "a3"):
+            one = taken(ops)
+            assert one.message.id == expected
+            ops.settle(one, OK, 2.0)
+        assert (ops.pending, ops._held) == (0, {})
+
+    @pytest.mark.parametrize("waits", [False, True])
+    def test_off_a_batch_that_is_left_goes_before_all(self, waits: bool) -> None:
+        ops = lane(share=9, batching=batching(2))
+        offer(ops, "a1", "b1", "a2", "c1", since=1.0)
+        left = taken(ops)
+        ops.reconfigure(configured(share=9))
+        assert not ops.may_send(9.0)
+        assert ops.wakes_at(9.0) is None
+        if waits:
+            ops.settle(left, retry_at(), 9.0)
+            assert not ops.may_send(9.0)
+            ops.due(left)
+            assert taken(ops) is left
+        ops.settle(left, OK, 9.0)
+        assert ops.may_send(9.0)
+        assert ready(ops) == ["a2", "c1"]
+
+    def test_off_and_given_up_with_a_batch_that_waits(self) -> None:
+        ops = lane(batching=batching(2))
+        offer(ops, "a1", "a2", "a3")
+        left = taken(ops)
+        ops.settle(left, retry_at(), 0.0)
+        ops.reconfigure(configured())
+        ops.give_up([left], "endpoint_removed")
+        offer(ops, "a4")
+        assert ops.may_send(0.0)
+
+    def test_in_order_from_now_on(self) -> None:
+        # Batches that were not in order may wait together; none may wait for the others.
+        ops = lane(ordered=False, share=9, batching=batching(1))
+        offer(ops, "a1", "a2")
+        one, other = taken(ops), taken(ops)
+        ops.reconfigure(configured(batching=batching(1), initial=4.0))
+        for left in (one, other):
+            ops.settle(left, retry_at(), 0.0)
+        ops.failures, ops.probe_at = OPEN_AFTER, 110.0
+        ops.due(one)
+        assert ops.wakes_at(100.0) == 110.0
+        assert ops.may_send(110.0)
+
+
 class TestStats:
     def test_counts(self) -> None:
         ops = lane(share=9)
@@ -535,6 +869,11 @@ class TestStats:
         assert (stats.received, stats.retried, stats.delivered, stats.pending) == (1, 3, 1, 0)
 
 
+def parts(one: Delivery) -> Sequence[Delivery]:
+    """The events of a delivery."""
+    return one.parts or (one,)
+
+
 class LaneMachine(RuleBasedStateMachine):
     """Drives a lane as the dispatcher does, beside a model of what must be so."""
 
@@ -548,7 +887,10 @@ class LaneMachine(RuleBasedStateMachine):
         self._start(ordered, capacity, share, retries)
 
     def _start(self, ordered: bool, capacity: int, share: int, retries: int) -> None:
-        self.options = {"ordered": ordered, "capacity": capacity, "share": share}
+        self._start_with(retries, ordered=ordered, capacity=capacity, share=share)
+
+    def _start_with(self, retries: int, **options: Any) -> None:
+        self.options = options
         self.lane = lane(**self.options)
         self.retries = retries
         self.now = 0.0
@@ -558,12 +900,13 @@ class LaneMachine(RuleBasedStateMachine):
         self.unfinished: list[Delivery] = []  # in the order they were taken
         self.counts: Counter[str] = Counter()
         self.failures = 0
+        self.broken = False  # the format that puts events together
 
     @rule(keys=st.lists(st.sampled_from(["a", "b", "", None]), min_size=1, max_size=4))
     def offer(self, keys: list[str | None]) -> None:
         for key in keys:
             message = Message(str(self.number), "a.b", key, "application/json", b"{}")
-            one = Delivery(message, WebhookRetry(total=self.retries))
+            one = Delivery(message, WebhookRetry(total=self.retries), since=self.now)
             self.number += 1
             self.counts["received"] += 1
             room = not self.lane.off and len(self.unfinished) < self.options["capacity"]
@@ -591,13 +934,16 @@ class LaneMachine(RuleBasedStateMachine):
             assert self.now >= self.lane.probe_at
         one = self.lane.take()
         self.in_flight.append(one)
-        assert one in self.unfinished
         assert self.in_flight.count(one) == 1
         assert one not in [other for _, other in self.waiting]
-        key = one.message.key
-        if self.options["ordered"] and key is not None:
+        events = parts(one)
+        assert len({*map(id, events)} & {*map(id, self.unfinished)}) == len(events)
+        if self.options["ordered"]:
             # Nothing of the same key is overtaken.
-            assert one is next(d for d in self.unfinished if d.message.key == key)
+            for key in {event.message.key for event in events} - {None}:
+                mine = [event for event in events if event.message.key == key]
+                first = [event for event in self.unfinished if event.message.key == key]
+                assert mine == first[: len(mine)]
         assert len(self.in_flight) <= self.options["share"]
 
     @precondition(lambda self: self.in_flight)
@@ -608,6 +954,7 @@ class LaneMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.in_flight and self.number > 20)
     @rule(which=st.integers(0, 9))
     def settle_gone(self, which: int) -> None:
+        self.broken = False
         self._settle(which, Reply(410))
         assert self.lane.off
 
@@ -621,14 +968,21 @@ class LaneMachine(RuleBasedStateMachine):
 
     def _settle(self, which: int, result: Reply | Failure) -> None:
         one = self.in_flight.pop(which % len(self.in_flight))
+        if one.join is not None and self.broken:
+            assert not self.lane.settle(one, Split(), self.now)
+            if self.lane.off:
+                self._give_up(None)
+            return
+        one.prepare()
         outcome = one.retry.decide(result, self.now)
         was_off = self.lane.off
         ended = self.lane.settle(one, outcome, self.now)
         assert ended is (was_off or not isinstance(outcome, RetryAt))
         self.failures = 0 if isinstance(outcome, Delivered) else self.failures + 1
         if ended:
-            self.unfinished.remove(one)
-            self.counts["delivered" if isinstance(outcome, Delivered) else "dead"] += 1
+            for event in parts(one):
+                self.unfinished.remove(event)
+            self.counts["delivered" if isinstance(outcome, Delivered) else "dead"] += one.size
         else:
             assert isinstance(outcome, RetryAt)
             assert one.retry is outcome.retry
@@ -638,11 +992,13 @@ class LaneMachine(RuleBasedStateMachine):
             self._give_up(None)
 
     def _give_up(self, reason: str | None) -> None:
-        given_up = self.lane.give_up([one for _, one in self.waiting], reason)
+        ended = self.lane.give_up([one for _, one in self.waiting], reason)
+        given_up = [event for one in ended for event in parts(one)]
         self.waiting.clear()
-        left = [one for one in self.unfinished if one not in self.in_flight]
+        under_way = [event for one in self.in_flight for event in parts(one)]
+        left = [event for event in self.unfinished if event not in under_way]
         assert sorted(map(id, given_up)) == sorted(map(id, left))
-        self.unfinished = [one for one in self.unfinished if one in self.in_flight]
+        self.unfinished = [event for event in self.unfinished if event in under_way]
         self.counts["dead" if reason is None else "dropped"] += len(given_up)
 
     @invariant()
@@ -650,8 +1006,9 @@ class LaneMachine(RuleBasedStateMachine):
         stats = self.lane.stats()
         assert balanced(self.lane)
         assert stats.pending == len(self.unfinished)
-        assert stats.in_flight == len(self.in_flight)
-        assert stats.waiting == len(self.waiting)
+        assert stats.in_flight == sum(one.size for one in self.in_flight)
+        assert stats.waiting == sum(one.size for _, one in self.waiting)
+        assert self.lane.in_flight == len(self.in_flight)
         assert stats.failures_in_row == self.failures
         for name in ("received", "delivered", "dead", "retried"):
             assert getattr(stats, name) == self.counts[name]
@@ -664,13 +1021,21 @@ class LaneMachine(RuleBasedStateMachine):
         if lane_.pending and not lane_.off:
             assert lane_.ready or lane_.in_flight or lane_.waiting
         if lane_.ready and not lane_.off and not lane_.in_flight:
-            assert lane_.may_send(max(self.now, lane_.probe_at))
+            moment = lane_.wakes_at(self.now)
+            if moment is None:
+                assert lane_.may_send(self.now) or lane_.waiting
+            else:
+                assert moment > self.now
+                assert not lane_.may_send(self.now)
+                assert lane_.may_send(moment)
+            if "batching" not in self.options:
+                assert lane_.may_send(max(self.now, lane_.probe_at))
 
     def teardown(self) -> None:
         if not hasattr(self, "lane") or sys.exc_info()[0] is not None:
             return
         # Everything comes to its end: nothing is held back for ever.
-        for _ in range(len(self.unfinished) + 1):
+        for _ in range(2 * len(self.unfinished) + 1):  # a batch that cannot be made takes a turn
             while self.in_flight:
                 self._settle(0, Reply(204))
             self.wait(10_000.0)
@@ -709,7 +1074,84 @@ class ReconfiguredLaneMachine(LaneMachine):
         self.offer(keys * 2)
 
 
+BATCHINGS = st.builds(
+    batching,
+    max_events=st.integers(1, 5),
+    linger=st.sampled_from([0.0, 1.0, 30.0]),
+    max_bytes=st.sampled_from([5, 10_000]),
+)
+
+
+class BatchingLaneMachine(LaneMachine):
+    """The same with several events in one delivery."""
+
+    @initialize(
+        batching=BATCHINGS,
+        ordered=st.booleans(),
+        capacity=st.integers(1, 12),
+        share=st.integers(1, 4),
+        retries=st.integers(0, 3),
+    )
+    def start(self, retries: int, **options: Any) -> None:  # type: ignore[override]
+        self._start_with(retries, **options)
+        self.sent: dict[Delivery, Message] = {}
+        self.sealed = -1.0
+
+    @rule()
+    def seal(self) -> None:
+        self.sealed = self.now
+        self.lane.seal(self.now)
+
+    @rule(broken=st.booleans())
+    def fail_to_join(self, broken: bool) -> None:
+        self.broken = broken
+
+    def _begin(self) -> None:
+        before = list(self.lane.ready)
+        held_back = bool(self.in_flight or self.waiting)
+        pending = self.lane.pending
+        super()._begin()
+        one = self.in_flight[-1]
+        told: Batching = self.options["batching"]
+        assert one.size <= told.max_events
+        if one in self.sent:
+            assert one.message is self.sent[one], "the same bytes, the same id"
+            return
+        if one.parts:
+            full = len(before) >= told.max_events or pending >= self.options["capacity"]
+            since = one.parts[0].since
+            assert full or since <= self.sealed or self.now >= since + told.linger
+            bodies = sum(len(event.message.body) + 1 for event in one.parts) - 1
+            assert bodies <= told.max_bytes or one.size == 1
+        if self.options["ordered"]:
+            assert not held_back
+            assert list(parts(one)) == self.unfinished[: one.size]
+
+    def _settle(self, which: int, result: Reply | Failure) -> None:
+        one = self.in_flight[which % len(self.in_flight)]
+        super()._settle(which, result)
+        if one.join is None:
+            self.sent[one] = one.message
+
+
+class SwitchedLaneMachine(ReconfiguredLaneMachine):
+    """In order, with batches turned on and off in the middle of it all."""
+
+    @rule(batching=BATCHINGS | st.none())
+    def switch(self, batching: Batching | None) -> None:
+        self.options["batching"] = batching
+        self.reconfigure(**{key: self.options[key] for key in ("capacity", "share")})
+
+    @rule(broken=st.booleans())
+    def fail_to_join(self, broken: bool) -> None:
+        self.broken = broken
+
+
 TestLaneMachine = LaneMachine.TestCase
 TestLaneMachine.settings = settings(RELAXED, max_examples=50, stateful_step_count=30)
+TestBatchingLaneMachine = BatchingLaneMachine.TestCase
+TestBatchingLaneMachine.settings = settings(RELAXED, max_examples=120, stateful_step_count=30)
+TestSwitchedLaneMachine = SwitchedLaneMachine.TestCase
+TestSwitchedLaneMachine.settings = settings(RELAXED, max_examples=120, stateful_step_count=30)
 TestReconfiguredLaneMachine = ReconfiguredLaneMachine.TestCase
 TestReconfiguredLaneMachine.settings = settings(RELAXED, max_examples=120, stateful_step_count=30)

@@ -60,4 +60,4 @@ def test_a_thread_is_own_while_it_runs_and_forgotten_after() -> None:
     thread.join()
     assert seen == [True]
     assert thread.daemon
-    assert thread.ident not in threads._own
+    assert thread.ident not in threads.OWN

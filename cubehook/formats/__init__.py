@@ -6,10 +6,10 @@ import importlib
 import logging
 from collections.abc import Sequence
 
-from cubehook.formats._base import BodyFormat, RedactedFormat, WebhookFormatter
+from cubehook.formats._base import BatchFormat, BodyFormat, WebhookFormatter, redacted
 from cubehook.redaction import Redactor
 
-__all__ = ["BodyFormat", "RedactedFormat", "WebhookFormatter", "find", "known", "make"]
+__all__ = ["BatchFormat", "BodyFormat", "WebhookFormatter", "find", "known", "make", "redacted"]
 
 _FORMATS: dict[str, type[WebhookFormatter]] = {"cube": WebhookFormatter}
 
@@ -47,6 +47,6 @@ def make(name: str, redact: Sequence[str], keep: Sequence[str]) -> BodyFormat:
     try:
         if issubclass(found, WebhookFormatter):
             return found(redact=redact, keep=keep)
-        return RedactedFormat(found(), Redactor(redact, keep))
+        return redacted(found(), Redactor(redact, keep))
     except Exception as error:  # of the application's class
         raise LookupError(f"cannot be made ({type(error).__name__})") from None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
-from collections.abc import Iterable
-from typing import Any, Protocol, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, cast, runtime_checkable
 
 from cubehook.event import Event
 from cubehook.redaction import JSONValue, Redactor
@@ -23,6 +22,14 @@ class BodyFormat(Protocol):
 
     def format_event(self, event: Event) -> bytes:
         """The body to send for ``event``."""
+
+
+@runtime_checkable
+class BatchFormat(BodyFormat, Protocol):
+    """A format that can put several events into one body."""
+
+    def join(self, batch_id: str, bodies: Sequence[bytes]) -> bytes:
+        """One body of the bodies of several events."""
 
 
 class WebhookFormatter(logging.Formatter):
@@ -50,11 +57,18 @@ class WebhookFormatter(logging.Formatter):
 
     def format_event(self, event: Event) -> bytes:
         """Redact, then write. It does not fail: what JSON cannot say is replaced by what it can."""
-        return self.write(dataclasses.replace(event, fields=self.redactor.fields(event.fields)))
+        return self.write(event.having(self.redactor.fields(event.fields)))
 
     def write(self, event: Event) -> bytes:
         """The body of an event whose fields are redacted."""
         return _encode(self.payload(event)).encode("utf-8")
+
+    def join(self, batch_id: str, bodies: Sequence[bytes]) -> bytes:
+        """The body of a batch: ``{"id": …, "events": [the bodies]}``.
+
+        A subclass whose bodies are not JSON overrides it.
+        """
+        return b'{"id":%b,"events":[%b]}' % (_encode(batch_id).encode(), b",".join(bodies))
 
     def payload(self, event: Event) -> JSONValue:
         """The JSON value to send for an event whose fields are redacted.
@@ -85,7 +99,21 @@ class RedactedFormat:
 
     def format_event(self, event: Event) -> bytes:
         """The formatter's body, text as UTF-8."""
-        clean = dataclasses.replace(event, fields=self._redactor.fields(event.fields))
+        clean = event.having(self._redactor.fields(event.fields))
         if isinstance(self._formatter, WebhookFormatter):
             return self._formatter.format_event(clean)
         return self._formatter.format(clean.to_record()).encode("utf-8", "replace")
+
+
+class RedactedBatchFormat(RedactedFormat):
+    """The same for a formatter that can put several events into one body."""
+
+    def join(self, batch_id: str, bodies: Sequence[bytes]) -> bytes:
+        """The formatter's body of several events."""
+        return cast(BatchFormat, self._formatter).join(batch_id, bodies)
+
+
+def redacted(formatter: logging.Formatter, redactor: Redactor) -> BodyFormat:
+    """The formatter as a format; with batches if it has them."""
+    kind = RedactedBatchFormat if hasattr(formatter, "join") else RedactedFormat
+    return kind(formatter, redactor)

@@ -99,7 +99,7 @@ def test_a_listener_hands_on_what_was_queued() -> None:
 
     simple: queue.SimpleQueue[Any] = queue.SimpleQueue()
     handler = EventQueueHandler(simple)
-    listener = EventQueueListener(simple, Sink())  # type: ignore[arg-type]
+    listener = EventQueueListener(simple, Sink())
     for round_ in (["one", "two"], ["three"]):
         listener.start()
         for text in round_:

@@ -674,6 +674,135 @@ def test_a_handler_dropped_without_close_still_delivers_at_the_end(
     assert ids(receiver) == numbered(*range(10))
 
 
+# --- Batches: nobody waits for what might join them ---
+
+LINGERS = "{'max_events': 20, 'linger': 3600.0}"
+
+
+def batched(receiver: Receiver) -> list[str]:
+    """The ids of all events, in the order of their batches."""
+    return [event["id"] for one in receiver.received() for event in one.json["events"]]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize(
+    "ending",
+    ["", "logging.shutdown()", "log.handlers[0].close()", "log.handlers[0].flush(); os._exit(0)"],
+)
+def test_batches_do_not_linger_at_the_end(
+    run: Start, receiver: Receiver, ordered: bool, ending: str
+) -> None:
+    script = run(
+        f"""
+        attach(endpoint(batch={LINGERS}, ordered={ordered}), flush_timeout=10.0)
+        for number in range(50):
+            event(number)
+        leaving()
+        {ending}
+        """
+    )
+    arrived = batched(receiver)
+    assert Counter(arrived) == Counter(map(str, range(50)))
+    assert arrived == [str(number) for number in range(50)] or not ordered
+    assert len(receiver.received()) < 15
+    assert script.took < SOON
+    assert script.err == ""
+
+
+@pytest.mark.parametrize("early", ["", BEFORE["cubehook"]], ids=["after", "before"])
+def test_batches_do_not_linger_in_an_atexit_hook(
+    run: Start, receiver: Receiver, early: str
+) -> None:
+    """Python 3.12 and later start no threads there."""
+    receiver.script(503)
+    hook = "" if early else "atexit.register(lambda: event('late'))"
+    script = run(
+        f"""
+        attach(endpoint(batch={LINGERS}), flush_timeout=10.0)
+        {hook}
+        leaving()
+        """,
+        early=early,
+    )
+    assert batched(receiver) == ["late", "late"]
+    assert len({one.body for one in receiver.received()}) == 1
+    assert script.took < SOON
+    assert "Traceback" not in script.err
+
+
+def test_batches_that_wait_for_a_retry_get_a_last_chance(run: Start, receiver: Receiver) -> None:
+    receiver.script(503)
+    script = run(
+        f"""
+        handler = attach(endpoint(batch={LINGERS}, backoff_initial=600.0), flush_timeout=10.0)
+        for number in range(30):
+            event(number)
+        print("flushed", handler.flush())
+        event("later")
+        leaving()
+        """
+    )
+    assert script.out[0] == "flushed False"
+    first, again, *_ = receiver.received()
+    assert first.body == again.body
+    expected = [*map(str, range(30)), "later"]
+    assert batched(receiver) == [*expected[: len(first.json["events"])], *expected]
+    assert script.took < SOON
+    assert "undelivered" not in script.err
+
+
+def test_batches_of_a_replaced_handler_do_not_linger(start: Start, receiver: Receiver) -> None:
+    script = start(
+        f"""
+        def configure():
+            logging.config.dictConfig({{
+                "version": 1,
+                "disable_existing_loggers": False,
+                "handlers": {{"webhooks": {{
+                    "class": "cubehook.WebhookHandler",
+                    "endpoints": [endpoint(batch={LINGERS})],
+                }}}},
+                "loggers": {{"app": {{"level": "INFO", "handlers": ["webhooks"]}}}},
+            }})
+
+        configure()
+        for number in range(10):
+            event(number)
+        configure()
+        leaving()
+        sys.stdin.readline()
+        """
+    )
+    script.line("leaving")
+    receiver.wait_for(1)  # while the process lives
+    assert batched(receiver) == [str(number) for number in range(10)]
+    script.go_on()
+    assert script.end().code == 0
+
+
+def test_batches_of_parent_and_child(run: Start, receiver: Receiver) -> None:
+    script = run(
+        f"""
+        attach(endpoint(batch={LINGERS}), flush_timeout=10.0)
+        for number in range(10):
+            event(f"before-{{number}}")
+        child = os.fork()
+        who = "child" if child == 0 else "parent"
+        for number in range(10):
+            event(f"{{who}}-{{number}}")
+        if child == 0:
+            sys.exit(7)
+        print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        leaving()
+        """
+    )
+    assert "child 7" in script.out
+    expected = [f"{who}-{number}" for who in ("before", "child", "parent") for number in range(10)]
+    assert sorted(batched(receiver)) == sorted(expected)
+    assert len({one.json["id"] for one in receiver.received()}) == len(receiver.received())
+    assert script.took < SOON
+
+
 # --- Forks ---
 
 
