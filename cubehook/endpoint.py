@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
 import os
 import re
@@ -268,11 +268,19 @@ def _transport(value: object) -> str:
     if name not in TRANSPORTS:
         raise ValueError(f"must be one of: {', '.join(TRANSPORTS)}")
     if name == "curl":
-        if importlib.util.find_spec("pycurl") is None:
+        if not _has_pycurl():
             raise ValueError("'curl' needs: pip install 'cubehook[curl]'")
         if os.environ.get("SSLKEYLOGFILE"):
             raise ValueError("'curl' would write the keys of TLS to where SSLKEYLOGFILE says")
     return name
+
+
+def _has_pycurl() -> bool:
+    try:
+        pycurl = importlib.import_module("pycurl")
+    except ImportError:  # also of one whose libcurl is missing
+        return False
+    return hasattr(pycurl, "SSLKEY_BLOB")  # from 7.45.4 on, if it is built for such a libcurl
 
 
 DELIVERY_CHECKS: dict[str, checks.Check] = {

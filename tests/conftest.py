@@ -260,6 +260,14 @@ def handler(
         one.close()
 
 
+@pytest.fixture(params=["requests", "curl"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Which transport it is; skips where the extra of one is missing."""
+    if request.param == "curl":
+        pytest.importorskip("pycurl")
+    return str(request.param)
+
+
 class Clock:
     """A monotonic clock that stands still until it is turned."""
 

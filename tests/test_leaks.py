@@ -35,6 +35,11 @@ from cubehook.retry import WebhookRetry
 from cubehook.secret import Secret
 from cubehook.transport import WebhookAdapter
 
+try:
+    from cubehook import curl
+except ImportError:  # an extra
+    curl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from conftest import Receiver
 
@@ -137,6 +142,7 @@ def every_failure(receiver: Receiver, dead_url: str) -> list[dict[str, Any]]:
     receiver.script("hang", path=path("hangs"))
     receiver.script("close", path=path("closes"))
     refuses = f"{dead_url}/planted-path?key=planted-query"
+    proxy = "http://planted-user:planted-password"
     return [
         endpoint(receiver, "good"),
         endpoint(receiver, "flaky"),
@@ -153,6 +159,14 @@ def every_failure(receiver: Receiver, dead_url: str) -> list[dict[str, Any]]:
         endpoint(receiver, "no-tls", url=f"https://127.0.0.1:{receiver.port}/planted-path"),
         endpoint(receiver, "guarded", url="https://localhost/planted-path")
         | {"allow_private_urls": False},
+        endpoint(receiver, "proxied", proxy=f"{proxy}@127.0.0.1:{receiver.port}"),
+        endpoint(receiver, "no-proxy", proxy=f"{proxy}@{dead_url[7:-5]}", max_retries=1),
+        endpoint(
+            receiver,
+            "no-tunnel",
+            url="https://planted-host.invalid/planted-path",
+            proxy=f"{proxy}@127.0.0.1:{receiver.port}",
+        ),
         endpoint(receiver, "broken-format", format=f"{__name__}.Fails"),
     ]
 
@@ -172,6 +186,7 @@ def log_everything(made: WebhookHandler, logger: logging.Logger) -> None:
 
 
 def test_a_run_with_every_failure_tells_no_secret(
+    transport: str,
     handler: Make,
     logger: logging.Logger,
     secret_receiver: Receiver,
@@ -182,7 +197,7 @@ def test_a_run_with_every_failure_tells_no_secret(
     endpoints = every_failure(secret_receiver, dead_url)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        made = handler(endpoints, max_payload_bytes=5000, max_retries=2)
+        made = handler(endpoints, max_payload_bytes=5000, max_retries=2, transport=transport)
         log_everything(made, logger)
         made.flush(1.0)
         with pytest.raises(ConfigError):
@@ -194,7 +209,7 @@ def test_a_run_with_every_failure_tells_no_secret(
     told = "\n".join(records.texts)
     for name in ("flaky", "down", "refused-for-good", "gone", "redirect", "throttled", "hangs"):
         assert f"'{name}'" in told, "the failure is logged by the endpoint's name"
-    for name in ("closes", "refuses", "unresolvable", "no-tls", "guarded"):
+    for name in ("closes", "refuses", "unresolvable", "no-tls", "guarded", "no-proxy", "no-tunnel"):
         assert f"'{name}'" in told
     assert "too_large" in told
     assert "Fails" in told
@@ -228,12 +243,12 @@ def test_without_the_guard_the_search_would_find_them(
     records: Records,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """urllib3's own debug lines hold the path and the query: the test above can fail."""
+    """urllib3's own debug lines name the host: they are held back, and the test above can fail."""
     monkeypatch.setattr("cubehook.threads._NamesNoUrl.filter", lambda self, record: True)
     made = handler([endpoint(secret_receiver, "good")])
     logger.info("planted-message", extra={"event": "a.b"})
     assert made.flush(PATIENCE)
-    assert "planted-query" in "\n".join(records.texts)
+    assert f"127.0.0.1:{secret_receiver.port}" in "\n".join(records.texts)
 
 
 # --- Every public object ---
@@ -242,7 +257,13 @@ def test_without_the_guard_the_search_would_find_them(
 def shown_objects() -> dict[str, object]:
     url = "https://planted-host.example.com/planted-path?key=planted-query"
     one = Endpoint(
-        name="ops", url=url, secret=SECRETS, headers={"X": HEADER}, timeout=1.0, max_concurrency=1
+        name="ops",
+        url=url,
+        secret=SECRETS,
+        headers={"X": HEADER},
+        timeout=1.0,
+        max_concurrency=1,
+        proxy="http://planted-user:planted-password@planted-proxy:3128",
     )
     loaded = config.load([one], {"flush_timeout": 1.0})
     (filled,) = loaded.endpoints
@@ -253,7 +274,8 @@ def shown_objects() -> dict[str, object]:
     lane = LaneSettings("ops", sender, WebhookRetry(), 1, 1)
     delivery = Delivery(message, WebhookRetry())
     adapter = WebhookAdapter(filled)
-    return {
+    shown = {} if curl is None else {"CurlTransport": curl.CurlTransport(filled)}
+    return shown | {
         "Endpoint": one,
         "Endpoint, filled in": filled,
         "Config": loaded,
@@ -292,6 +314,12 @@ def bad_configurations() -> dict[str, Any]:
         "secret of no kind": [{**good, "secret": {"planted-key": "planted-secret"}}],
         "secret from nowhere": [{**good, "secret": "env:planted-variable"}],
         "secret from no file": [{**good, "secret": "file:/planted-path/planted-file"}],
+        "proxy": [{**good, "proxy": "socks5://planted-user:planted-password@planted-host"}],
+        "proxy with a path": [{**good, "proxy": "http://u:planted-password@x/planted-path"}],
+        "proxy from nowhere": [{**good, "proxy": "env:planted-variable"}],
+        "networks": [{**good, "denied_networks": ["planted-network"]}],
+        "authorities": [{**good, "ca_bundle": "/planted-path/planted-file"}],
+        "client": [{**good, "client_cert": ["/planted-path", "/planted-file"]}],
         "header value": [{**good, "headers": {"X-Env": "planted-header\n"}}],
         "header of no kind": [{**good, "headers": ["planted-header"]}],
         "key": [{**good, "planted-key-sk-live-0123456789": "planted-value"}],

@@ -22,7 +22,7 @@ import urllib3.exceptions
 from requests.adapters import HTTPAdapter
 
 from cubehook import Endpoint, transport, verify
-from cubehook.attempt import USER_AGENT, Sender
+from cubehook.attempt import USER_AGENT, Sender, Transport, _transport
 from cubehook.connection import ConnectTimeoutError
 from cubehook.message import Message
 from cubehook.outcome import Failure, Reply
@@ -116,15 +116,20 @@ def capture() -> Iterator[Capture]:
     server.close()
 
 
+def sending_to(url: str, transport: str) -> Transport:
+    return _transport(endpoint(url, allow_private_urls=True, transport=transport))
+
+
 def post_to(
     capture: Capture,
+    transport: str,
     body: bytes = b"{}",
     path: str = "/",
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
     """The bytes that a POST puts on the wire."""
     url = f"http://127.0.0.1:{capture.port}{path}"
-    sending = WebhookAdapter(endpoint(url, allow_private_urls=True))
+    sending = sending_to(url, transport)
     taken = capture.take()
     assert sending.post(headers, body) == Reply(204)
     sending.close()
@@ -146,14 +151,14 @@ def test_it_is_an_adapter_of_requests(
     assert request.method == "POST"
     assert request.url == URL
     assert request.body == b'{"a":"\xc3\xbc"}'
-    assert request.headers["x-one"] == "1"
+    assert request.headers["X-One"] == "1"
     assert request.headers["Content-Length"] == "10"
     assert len(wire.calls) == 1
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", bytes(range(256)) * 8, b"x" * 2**20])
-def test_the_body_goes_out_byte_for_byte(capture: Capture, body: bytes) -> None:
-    raw = post_to(capture, body)
+def test_the_body_goes_out_byte_for_byte(capture: Capture, transport: str, body: bytes) -> None:
+    raw = post_to(capture, transport, body)
     head, _, sent = raw.partition(b"\r\n\r\n")
     assert sent == body
     names = [name.lower() for name, _ in headers_of(raw)]
@@ -165,6 +170,7 @@ def test_the_body_goes_out_byte_for_byte(capture: Capture, body: bytes) -> None:
 def test_the_bytes_of_a_request(capture: Capture) -> None:
     raw = post_to(
         capture,
+        "requests",
         path="/hook?room=7",
         headers={"User-Agent": "cubehook/0", "X-CamelCase": "Kept As It Is", "x-lower": "caf\xe9"},
     )
@@ -185,8 +191,8 @@ def test_the_bytes_of_a_request(capture: Capture) -> None:
     )
 
 
-def test_a_length_given_is_not_believed(capture: Capture) -> None:
-    raw = post_to(capture, b"four", headers={"content-length": "400"})
+def test_a_length_given_is_not_believed(capture: Capture, transport: str) -> None:
+    raw = post_to(capture, transport, b"four", headers={"content-length": "400"})
     assert [value for name, value in headers_of(raw) if name.lower() == "content-length"] == ["4"]
 
 
@@ -202,17 +208,17 @@ def test_a_length_given_is_not_believed(capture: Capture) -> None:
         ("/a//b/", "/a//b/"),
     ],
 )
-def test_path_and_query(capture: Capture, written: str, sent: str) -> None:
-    first_line = post_to(capture, path=written).partition(b"\r\n")[0]
+def test_path_and_query(capture: Capture, transport: str, written: str, sent: str) -> None:
+    first_line = post_to(capture, transport, path=written).partition(b"\r\n")[0]
     assert first_line == f"POST {sent} HTTP/1.1".encode()
 
 
-def test_ipv6() -> None:
+def test_ipv6(transport: str) -> None:
     try:
         server = Capture(socket.AF_INET6, "::1")
     except OSError:
         pytest.skip("no IPv6 here")
-    sending = WebhookAdapter(endpoint(f"http://[::1]:{server.port}/", allow_private_urls=True))
+    sending = sending_to(f"http://[::1]:{server.port}/", transport)
     taken = server.take()
     assert sending.post({}, b"{}") == Reply(204)
     assert ("Host", f"[::1]:{server.port}") in headers_of(taken.result()[0])
@@ -220,9 +226,9 @@ def test_ipv6() -> None:
     server.close()
 
 
-def test_requests_share_a_connection(capture: Capture) -> None:
+def test_requests_share_a_connection(capture: Capture, transport: str) -> None:
     url = f"http://127.0.0.1:{capture.port}/"
-    sending = WebhookAdapter(endpoint(url, allow_private_urls=True))
+    sending = sending_to(url, transport)
     taken = capture.take(3)  # of one connection
     for body in (b"1", b"2", b"3"):
         assert sending.post({}, body) == Reply(204)
@@ -230,9 +236,9 @@ def test_requests_share_a_connection(capture: Capture) -> None:
     sending.close()
 
 
-def test_a_header_that_cannot_be_sent(capture: Capture) -> None:
+def test_a_header_that_cannot_be_sent(capture: Capture, transport: str) -> None:
     url = f"http://127.0.0.1:{capture.port}/"
-    sending = WebhookAdapter(endpoint(url, allow_private_urls=True))
+    sending = sending_to(url, transport)
     for value in ("\u2713", "two\r\nlines"):
         result = sending.post({"X-Bad": value}, b"{}")
         assert isinstance(result, Failure)
@@ -375,8 +381,8 @@ def test_what_ends_the_process_is_no_failure(
         adapter.post({}, b"{}")
 
 
-def test_a_real_refusal(dead_url: str) -> None:
-    sending = WebhookAdapter(endpoint(dead_url, allow_private_urls=True))
+def test_a_real_refusal(dead_url: str, transport: str) -> None:
+    sending = sending_to(dead_url, transport)
     assert sending.post({}, b"{}") == Failure("connection refused")
     sending.close()
 
@@ -417,13 +423,15 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tripwire]:
     wire.close()
 
 
-def test_no_proxy_of_the_environment(proxy: Tripwire, capture: Capture) -> None:
-    post_to(capture)
+def test_no_proxy_of_the_environment(proxy: Tripwire, capture: Capture, transport: str) -> None:
+    post_to(capture, transport)
     assert not proxy.tripped()
 
 
-def test_no_proxy_of_the_environment_for_https(proxy: Tripwire, dead_url: str) -> None:
-    sending = WebhookAdapter(endpoint(dead_url.replace("http:", "https:"), allow_private_urls=True))
+def test_no_proxy_of_the_environment_for_https(
+    proxy: Tripwire, dead_url: str, transport: str
+) -> None:
+    sending = sending_to(dead_url.replace("http:", "https:"), transport)
     assert sending.post({}, b"{}") == Failure("connection refused")
     assert not proxy.tripped()
     sending.close()
@@ -449,7 +457,7 @@ def test_it_serves_a_session_of_requests(
 
 
 def test_no_credentials_of_a_netrc(
-    capture: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capture: Capture, transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login anna password s3cret\n")
@@ -460,14 +468,14 @@ def test_no_credentials_of_a_netrc(
         prepared = session.prepare_request(requests.Request("POST", url))
     assert "Authorization" in prepared.headers
 
-    raw = post_to(capture)
+    raw = post_to(capture, transport)
 
     assert "authorization" not in {name.lower() for name, _ in headers_of(raw)}
 
 
-def test_no_cookies_come_back(capture: Capture) -> None:
+def test_no_cookies_come_back(capture: Capture, transport: str) -> None:
     url = f"http://127.0.0.1:{capture.port}/"
-    sending = WebhookAdapter(endpoint(url, allow_private_urls=True))
+    sending = sending_to(url, transport)
     taken = capture.take(2)
     for _ in range(2):
         sending.post({}, b"{}")
@@ -567,9 +575,10 @@ def test_headers_of_the_configuration(send: Send) -> None:
     assert headers["User-Agent"] == USER_AGENT
 
 
-def test_a_configured_user_agent_takes_the_place_of_ours(capture: Capture) -> None:
+def test_a_configured_user_agent_takes_the_place_of_ours(capture: Capture, transport: str) -> None:
     url = f"http://127.0.0.1:{capture.port}/"
-    sender = Sender(endpoint(url, allow_private_urls=True, headers={"user-agent": "mine/1"}))
+    options = {"allow_private_urls": True, "transport": transport}
+    sender = Sender(endpoint(url, headers={"user-agent": "mine/1"}, **options))
     taken = capture.take()
     assert sender(MESSAGE) == Reply(204)
     sender.close()
@@ -582,18 +591,19 @@ def test_the_content_type_is_the_messages(send: Send) -> None:
     assert send(message).headers["Content-Type"] == "application/cloudevents+json"
 
 
-def test_a_sender_keeps_within_its_limit() -> None:
+def test_a_sender_keeps_within_its_limit(transport: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        sender = Sender(endpoint(url, allow_private_urls=True))
+        sender = Sender(endpoint(url, allow_private_urls=True, transport=transport))
         started = time.monotonic()
         assert sender(MESSAGE, 0.1) == Failure("timeout")
         assert time.monotonic() - started < 1.1
         sender.close()
 
 
-def test_threads_share_a_sender(receiver: Any) -> None:
+def test_threads_share_a_sender(receiver: Any, transport: str) -> None:
     settings = receiver.endpoint(max_concurrency=8, timeout=5.0, connect_timeout=5.0)
+    settings["transport"] = transport
     del settings["backoff_initial"]
     sender = Sender(Endpoint(**settings))
     messages = [

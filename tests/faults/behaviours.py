@@ -98,6 +98,11 @@ def redirect_other(exchange: Exchange) -> bool:
     return exchange.answer(int(exchange.argument or 307), b"", location)
 
 
+def redirect_to(exchange: Exchange) -> bool:
+    """``redirect-to/<url>``: to that URL."""
+    return exchange.answer(307, b"", f"Location: {exchange.argument}")
+
+
 # --- No answer ---
 
 
@@ -292,6 +297,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "retry-after": retry_after,
     "redirect-self": redirect_self,
     "redirect-other": redirect_other,
+    "redirect-to": redirect_to,
     "accept-never-read": accept_never_read,
     "never-answer": never_answer,
     "reset": reset,

@@ -5,15 +5,22 @@ from __future__ import annotations
 import gc
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import certificates as certs
 import pytest
-from harness import DRIP, SETTINGS, AdapterFor, Watched
+from harness import DRIP, SETTINGS, AdapterFor, Tripwire, Watched
 from receiver import FaultReceiver
 
-from cubehook import Endpoint, connection, transport
+from cubehook import Endpoint, WebhookHandler, connection
+from cubehook import tls as tls_
+from cubehook.attempt import Transport, _transport
+
+try:
+    from cubehook import _gate, curl
+except ImportError:  # an extra
+    curl = None  # type: ignore[assignment]
 
 
 @pytest.fixture(scope="session")
@@ -33,10 +40,20 @@ def faulty(certificates: certs.Certificates | None) -> Iterator[FaultReceiver]:
 
 
 @pytest.fixture
+def tripwire() -> Iterator[Tripwire]:
+    """A server that nothing may connect to."""
+    wire = Tripwire()
+    yield wire
+    wire.close()
+
+
+@pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     """The package's sockets. Collection is off: what is closed was closed on purpose."""
     sockets = Watched()
     monkeypatch.setattr(connection, "DeadlineSocket", sockets.subclass(connection.DeadlineSocket))
+    if curl is not None:
+        monkeypatch.setattr(_gate, "Socket", sockets.libcurls(_gate.Socket))
     gc.disable()
     yield sockets
     gc.enable()
@@ -47,38 +64,63 @@ def trusting(certificates: certs.Certificates | None) -> ssl.SSLContext | None:
     """A TLS context as the package makes it, which trusts the test CA; None without one."""
     if certificates is None:
         return None
-    context = transport._tls_context.__wrapped__()  # not the one that all tests share
+    context = tls_._made.__wrapped__(None, (), ())  # not the one that all tests share
     context.load_verify_locations(certificates.ca)
     return context
 
 
 @pytest.fixture
 def trusted(
-    trusting: ssl.SSLContext | None, watched: Watched, monkeypatch: pytest.MonkeyPatch
+    trusting: ssl.SSLContext | None,
+    certificates: certs.Certificates | None,
+    watched: Watched,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> ssl.SSLContext:
     """The package's TLS context in this test, which trusts the test CA; skips without one."""
-    if trusting is None:
+    if trusting is None or certificates is None:
         pytest.skip("no openssl command")
+    if curl is not None:
+        monkeypatch.setattr(curl, "DEFAULT_CA_BUNDLE_PATH", str(certificates.ca))
     watching = watched.subclass(trusting.sslsocket_class)
     monkeypatch.setattr(trusting, "sslsocket_class", watching)
-    monkeypatch.setattr(transport, "_tls_context", lambda: trusting)
+    monkeypatch.setattr(tls_, "context", lambda *_: trusting)
     return trusting
 
 
 @pytest.fixture
-def adapter_for(watched: Watched) -> Iterator[AdapterFor]:
-    """Makes adapters; afterwards closes them and looks that no socket is left."""
-    made: list[transport.WebhookAdapter] = []
+def adapter_for(watched: Watched, transport: str) -> Iterator[AdapterFor]:
+    """Makes adapters of each transport; afterwards closes them and looks that no socket is left."""
+    made: list[Transport] = []
 
-    def make(url: str, **settings: Any) -> transport.WebhookAdapter:
-        endpoint = Endpoint(url=url, **(SETTINGS | settings))
-        made.append(transport.WebhookAdapter(endpoint))
+    def make(url: str, **settings: Any) -> Transport:
+        endpoint = Endpoint(url=url, transport=transport, **(SETTINGS | settings))
+        made.append(_transport(endpoint))
         return made[-1]
 
     yield make
     for adapter in made:
         adapter.close()
     assert watched.still_open == []
+
+
+@pytest.fixture
+def handler_for(
+    faulty: FaultReceiver, handler: Callable[..., WebhookHandler]
+) -> Iterator[Callable[..., WebhookHandler]]:
+    """Makes handlers as ``handler`` does; afterwards closes them and waits for their threads."""
+    made: list[WebhookHandler] = []
+
+    def make(*args: Any, **options: Any) -> WebhookHandler:
+        made.append(handler(*args, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("cubehook"):
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])

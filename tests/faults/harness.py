@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import pytest
 from receiver import THREAD_NAME
 
+from cubehook.attempt import Transport
 from cubehook.outcome import Failure, Reply
-from cubehook.transport import WebhookAdapter
 
 DRIP = 0.05
 SETTINGS: dict[str, Any] = {
@@ -31,19 +34,46 @@ GRACE = 1.0
 """How much later than its timeout an attempt may be over, in seconds."""
 MEBIBYTE = b"x" * 2**20
 
-AdapterFor: TypeAlias = Callable[..., WebhookAdapter]
+AdapterFor: TypeAlias = Callable[..., Transport]
+
+# What libcurl says of it in other words, or cannot tell, by the path or in words.
+LIBCURL: dict[str, set[str]] = {
+    # It takes no head with a line that is no header, or with a NUL; http.client passes over both.
+    "garbage-header": {"malformed answer"},
+    "retry-after/unparsable": {"malformed answer"},
+    # It does not show the beginning of a line. Heard or not: it asks again on another connection.
+    "close-mid-answer/status": {"connection closed"},
+    # Once it cannot send, it does not read what may have come before the connection was closed.
+    "refuse-early, TLS": {"connection reset"},
+    # An interim answer to a request for a tunnel is a refusal to it, and one that is too long the
+    # end of the connection.
+    "tunnel, 103": {"refused by the proxy"},
+    "tunnel, long line": {"connection closed"},
+    "tunnel, long head": {"connection closed"},
+}
+
+only_requests = pytest.mark.parametrize("transport", ["requests"], indirect=True)
+"""For what only one of the transports has."""
 
 
 class Watched:
-    """Every socket that the package has opened. Held here, so no collector closes one of them."""
+    """Every socket that the package has opened. Held here, so no collector closes one of them.
+
+    Apart from those for libcurl, which uses a duplicate: they are known by their inodes.
+    """
 
     def __init__(self) -> None:
-        self.opened: list[socket.socket] = []
+        self.opened: list[socket.socket | int] = []
 
     @property
-    def still_open(self) -> list[socket.socket]:
-        """Those whose file descriptor is in use."""
-        return [sock for sock in self.opened if sock.fileno() != -1]
+    def still_open(self) -> list[socket.socket | int]:
+        """Those whose file descriptor is in use, or the descriptor that libcurl uses."""
+        used = {inode: descriptor for descriptor, inode in _descriptors()}
+        return [
+            used[one] if isinstance(one, int) else one
+            for one in self.opened
+            if (one in used if isinstance(one, int) else one.fileno() != -1)
+        ]
 
     def subclass(self, base: Any) -> Any:
         """``base``, whose instances are watched."""
@@ -58,9 +88,52 @@ class Watched:
 
         return Socket
 
+    def libcurls(self, base: Any) -> Any:
+        """``base``, what is made of which is watched until libcurl closes its duplicate."""
+        opened = self.opened
+
+        class Socket(base):  # type: ignore[misc]
+            def __init__(self, *args: Any, **kw: Any) -> None:
+                super().__init__(*args, **kw)
+                opened.append(os.fstat(self.fileno()).st_ino)
+
+        return Socket
+
+
+def _descriptors() -> list[tuple[int, int]]:
+    """This process's, and their inodes."""
+    found = []
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):  # that of the listing itself
+            found.append((int(name), os.fstat(int(name)).st_ino))
+    return found
+
+
+class Tripwire:
+    """A server on loopback that nothing may connect to: it counts who does."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._listener = socket.create_server((host, 0))
+        self._listener.setblocking(False)
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://{host}:{self.port}"
+
+    def accepted(self) -> int:
+        """How many connections there were since this was last asked."""
+        count = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._listener.accept()[0].close()
+                count += 1
+        return count
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._listener.close()
+
 
 def attempt(
-    adapter: WebhookAdapter, body: bytes = b"{}", within: float = TIMEOUT
+    adapter: Transport, body: bytes = b"{}", within: float = TIMEOUT
 ) -> tuple[Reply | Failure, float]:
     """The result and the seconds it took; it is never late, and has started no thread."""
     before = {*threading.enumerate()}
@@ -73,7 +146,7 @@ def attempt(
     return result, took
 
 
-def reply(adapter: WebhookAdapter, body: bytes = b"{}") -> Reply:
+def reply(adapter: Transport, body: bytes = b"{}") -> Reply:
     """The reply there has to be."""
     result, _ = attempt(adapter, body)
     assert isinstance(result, Reply)

@@ -25,7 +25,7 @@ from certificates import EXPIRED, GOOD, WRONG_NAME, Certificates
 from exchange import KEPT, Exchange, Request, hang
 
 HOST = "127.0.0.1"
-PLAIN, TLS, OTHER = "http", "https", "other"
+PLAIN, TLS, OTHER, MUTUAL = "http", "https", "other", "mutual"
 REFUSE, NEVER_ACCEPT = "refuse", "never-accept"
 SLOW_TLS, DRIP_TLS = "slow-tls", "drip-tls"
 
@@ -33,7 +33,8 @@ SERVER_FAULTS = (REFUSE, NEVER_ACCEPT, SLOW_TLS, DRIP_TLS, WRONG_NAME, EXPIRED)
 """refuse: nobody listens. never-accept: the queue of connections is full. slow-tls: the handshake
 gets no answer. drip-tls: its answer drips. wrong-name, expired: what the certificate is."""
 
-_CERTIFICATE_OF = {TLS: GOOD, WRONG_NAME: WRONG_NAME, EXPIRED: EXPIRED}
+# mutual: wants a certificate from the client, by the same authority.
+_CERTIFICATE_OF = {TLS: GOOD, MUTUAL: GOOD, WRONG_NAME: WRONG_NAME, EXPIRED: EXPIRED}
 _WITH_TLS = (*_CERTIFICATE_OF, SLOW_TLS, DRIP_TLS)
 THREAD_NAME = "fault-receiver"
 _PATIENCE = 10.0  # for what takes milliseconds, in seconds
@@ -65,7 +66,7 @@ class FaultReceiver:
         if certificates is not None:
             names += _CERTIFICATE_OF
             contexts = {
-                server: certificates.server_context(certificate)
+                server: certificates.server_context(certificate, mutual=server == MUTUAL)
                 for server, certificate in _CERTIFICATE_OF.items()
             }
         self._ports = {name: _Port(name, contexts.get(name)) for name in names}

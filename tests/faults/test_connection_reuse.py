@@ -6,7 +6,7 @@ import select
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from harness import HASTY, MEBIBYTE, AdapterFor, Watched, attempt, reply
+from harness import HASTY, LIBCURL, MEBIBYTE, AdapterFor, Watched, attempt, reply
 from receiver import FaultReceiver
 
 from cubehook.outcome import Failure, Reply
@@ -114,12 +114,26 @@ def test_a_request_is_sent_again_only_once(
     assert watched.still_open == []
 
 
+@pytest.mark.parametrize(
+    ("cut", "reason"), [("", "connection closed"), ("/status", "malformed answer")]
+)
 def test_a_request_is_not_sent_again_once_the_receiver_was_heard(
-    faulty: FaultReceiver, adapter_for: AdapterFor, tls: bool
+    faulty: FaultReceiver,
+    adapter_for: AdapterFor,
+    transport: str,
+    cut: str,
+    reason: str,
+    tls: bool,
 ) -> None:
-    adapter = adapter_for(faulty.url("ok-then/close-mid-answer/status", tls=tls))
+    adapter = adapter_for(faulty.url(f"ok-then/close-mid-answer{cut}", tls=tls))
     reply(adapter)
-    assert attempt(adapter)[0] == Failure("malformed answer")
+    result, _ = attempt(adapter)
+    if transport == "curl" and f"close-mid-answer{cut}" in LIBCURL:
+        assert isinstance(result, Failure)
+        assert result.reason in LIBCURL[f"close-mid-answer{cut}"]
+        assert len(faulty.requests) == 3
+        return
+    assert result == Failure(reason)
     assert len(faulty.requests) == 2
 
 

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from harness import CONNECT_TIMEOUT, HASTY, HASTY_CONNECT, AdapterFor, Watched, attempt, reply
-from receiver import NEVER_ACCEPT, REFUSE, FaultReceiver
+from receiver import HOST, NEVER_ACCEPT, REFUSE, FaultReceiver
 
 from cubehook.outcome import Failure, Reply
 
 PUBLIC, PRIVATE = "93.184.215.14", "10.0.0.1"
+OTHERS = ("127.0.0.2", "127.0.0.3")
+
+
+@pytest.fixture
+def hanging() -> Iterator[Callable[[int], str]]:
+    """Makes another address of this host hang at that port; returns it."""
+    with contextlib.ExitStack() as sockets:
+
+        def make(port: int) -> str:
+            listener = sockets.enter_context(socket.socket())
+            try:
+                listener.bind((OTHERS[0], port))
+            except OSError:
+                pytest.skip(f"no {OTHERS[0]}")
+            listener.listen(0)
+            for _ in range(3):  # as in the receiver
+                filler = sockets.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex((OTHERS[0], port))
+            return OTHERS[0]
+
+        yield make
 
 
 @pytest.fixture
@@ -122,18 +145,22 @@ def test_the_next_address_after_one_that_refuses(
     resolve_to: Callable[..., Any],
 ) -> None:
     adapter = adapter_for(faulty.url("ok", host="receiver.example"))
-    resolve_to(("127.0.0.1", faulty.port(REFUSE)), ("127.0.0.1", faulty.port()))
+    # The receiver is at one of this host's addresses only.
+    resolve_to(*((address, faulty.port()) for address in (*OTHERS, HOST)))
     assert reply(adapter).status == 204
-    assert len(watched.opened) == 2
+    assert len(watched.opened) == 3
     assert len(watched.still_open) == 1
 
 
 def test_the_next_address_after_one_that_hangs(
-    faulty: FaultReceiver, adapter_for: AdapterFor, resolve_to: Callable[..., Any]
+    faulty: FaultReceiver,
+    adapter_for: AdapterFor,
+    hanging: Callable[[int], str],
+    resolve_to: Callable[..., Any],
 ) -> None:
     # The usual case is a host whose IPv6 leads nowhere.
     adapter = adapter_for(faulty.url("ok", host="receiver.example"), **HASTY)
-    resolve_to(("127.0.0.1", faulty.port(NEVER_ACCEPT)), ("127.0.0.1", faulty.port()))
+    resolve_to((hanging(faulty.port()), faulty.port()), (HOST, faulty.port()))
     assert attempt(adapter)[0] == Reply(204)
 
 
@@ -143,19 +170,20 @@ def test_every_address_refuses(
     watched: Watched,
     resolve_to: Callable[..., Any],
 ) -> None:
-    resolve_to(*[("127.0.0.1", faulty.port(REFUSE))] * 3)
-    assert attempt(adapter_for("http://receiver.example/"))[0] == Failure("connection refused")
+    resolve_to(*((address, faulty.port(REFUSE)) for address in (HOST, *OTHERS)))
+    adapter = adapter_for(faulty.url(f"{REFUSE}/ok", host="receiver.example"))
+    assert attempt(adapter)[0] == Failure("connection refused")
     assert len(watched.opened) == 3
     assert watched.still_open == []
 
 
 def test_many_addresses_that_hang_have_one_time_together(
-    faulty: FaultReceiver, adapter_for: AdapterFor, resolve_to: Callable[..., Any]
+    adapter_for: AdapterFor, faulty: FaultReceiver, hanging: Any, resolve_to: Callable[..., Any]
 ) -> None:
-    resolve_to(*[("127.0.0.1", faulty.port(NEVER_ACCEPT))] * 20)
-    result, _ = attempt(
-        adapter_for("http://receiver.example/", **HASTY_CONNECT), within=CONNECT_TIMEOUT
-    )
+    port = faulty.port(NEVER_ACCEPT)
+    resolve_to(*[(HOST, port), (hanging(port), port)] * 10)
+    url = faulty.url(f"{NEVER_ACCEPT}/ok", host="receiver.example")
+    result, _ = attempt(adapter_for(url, **HASTY_CONNECT), within=CONNECT_TIMEOUT)
     assert result == Failure("connect timeout")
 
 

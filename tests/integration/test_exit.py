@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -1066,3 +1067,88 @@ def test_multiprocessing_the_end_of_the_child_is_bounded_too(
     times: dict[str, Any] = dict(line.split() for line in script.out)
     assert float(times["waited"]) - float(times["leaving"]) < FLUSH + MARGIN
     assert "1 undelivered" in script.err
+
+
+# --- libcurl ---
+
+CURL = pytest.mark.skipif(
+    importlib.util.find_spec("pycurl") is None, reason="the extra curl is missing"
+)
+
+
+@CURL
+@pytest.mark.parametrize("ending", ["", "logging.shutdown()", "event(100); event(101)"])
+def test_curl_nothing_is_lost_when_the_process_ends(
+    run: Start, receiver: Receiver, ending: str
+) -> None:
+    script = run(
+        f"""
+        attach(transport="curl", flush_timeout=10.0)
+        for number in range(50):
+            event(number)
+        leaving()
+        {ending}
+        """
+    )
+    assert script.code == 0
+    assert ids(receiver) == numbered(*range(50), *([100, 101] if "100" in ending else []))
+    assert script.took < SOON
+    assert script.err == ""
+
+
+@CURL
+def test_curl_the_end_is_bounded_while_the_receiver_hangs(run: Start, receiver: Receiver) -> None:
+    receiver.script(default="hang")
+    script = run(
+        f"""
+        attach(transport="curl", flush_timeout={FLUSH})
+        for number in range(20):
+            event(number, sandbox_id=number % 5)
+        leaving()
+        """
+    )
+    assert script.code == 0
+    assert script.took < FLUSH + MARGIN
+    assert script.err.count("undelivered") == 1
+    assert "Traceback" not in script.err
+
+
+@CURL
+def test_curl_parent_and_child_deliver_each_its_own(start: Start, receiver: Receiver) -> None:
+    """With connections that are idle, and with some in mid-request; the child ends first."""
+    script = start(
+        """
+        handler = attach(transport="curl", max_concurrency=4, flush_timeout=10.0)
+        for number in range(20):
+            event(f"before-{number}", sandbox_id=number)
+        assert handler.flush(10)
+        print("flushed", flush=True)
+        sys.stdin.readline()
+        for number in range(4):
+            event(f"during-{number}", sandbox_id=number)
+        sys.stdin.readline()
+        child = os.fork()
+        who = "child" if child == 0 else "parent"
+        for number in range(20):
+            event(f"{who}-{number}", sandbox_id=number)
+        if child == 0:
+            print("logged", flush=True)
+            sys.exit(7)
+        print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        leaving()
+        """
+    )
+    script.line("flushed")
+    before = receiver.connections
+    receiver.hold()
+    script.go_on()
+    receiver.wait_for(21)
+    script.go_on()
+    script.line("logged")
+    receiver.release()
+    script.end()
+    assert "child 7" in script.out
+    expected = [f"{who}-{n}" for who in ("before", "child", "parent") for n in range(20)]
+    assert ids(receiver) == sorted([*expected, *(f"during-{n}" for n in range(4))])
+    assert before <= 4
+    assert script.err == ""
