@@ -53,7 +53,8 @@ class Dispatcher:
         self._work = threading.Condition(self._lock)  # idle workers wait here …
         self._timer = threading.Condition(self._lock)  # … but one, which waits for what is due
         self._ended = threading.Condition(self._lock)  # who flushes waits here
-        self._threads = self._idle = self._waiters = 0
+        self._threads = self._idle = 0
+        self._awaited: list[int] = []  # the generations that somebody waits for
         self._circuits: deque[tuple[str, bool]] = deque()  # changes that are not yet logged
         self._watched_until: float | None = None  # what the one with the timer waits for
         self._has_timer = self._stopping = self._draining = False
@@ -89,13 +90,13 @@ class Dispatcher:
         with self._lock:
             last = self._schedule.new_generation(self._clock())
             self._call_worker()
-            self._waiters += 1
+            self._awaited.append(last)
             while self._schedule.pending_of(last) and self._can_end_before(ends):
                 if self._threads == 0 or (self._short and self._schedule.in_line):
                     self._help(last, ends)
                 else:
                     self._ended.wait(ends - self._clock())
-            self._waiters -= 1
+            self._awaited.remove(last)
             return not self._schedule.pending_of(last)
 
     def hurry(self) -> None:
@@ -290,8 +291,14 @@ class Dispatcher:
             self._wake_all()
 
     def _tell_waiters(self) -> None:
-        # Also when nothing has ended: what is left may all be due too late to wait for.
-        if self._waiters:
+        # Not each time: a thread that is woken takes the interpreter from who works. But also when
+        # nothing is under way: what is left may all be due too late to wait for.
+        schedule = self._schedule
+        if self._awaited and (
+            self._short
+            or schedule.idle
+            or not all(schedule.pending_of(last) for last in self._awaited)
+        ):
             self._ended.notify_all()
 
     def _wake_all(self) -> None:
