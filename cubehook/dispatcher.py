@@ -88,8 +88,7 @@ class Dispatcher:
         """
         ends = self._clock() + timeout
         with self._lock:
-            last = self._schedule.new_generation(self._clock())
-            self._call_worker()
+            last = self._seal()
             self._awaited.append(last)
             while self._schedule.pending_of(last) and self._can_end_before(ends):
                 if self._threads == 0 or (self._short and self._schedule.in_line):
@@ -110,8 +109,7 @@ class Dispatcher:
         with self._lock:
             self._draining = True
             self._when_drained = when_done
-            self._schedule.new_generation(self._clock())  # nothing more will join a batch
-            self._call_worker()
+            self._seal()  # nothing more will join a batch
             self._end_if_drained()
 
     def stop(self) -> None:
@@ -216,6 +214,13 @@ class Dispatcher:
                 )
 
     # The threads and their waiting. All of it with the lock held.
+
+    def _seal(self) -> int:
+        in_line = self._schedule.in_line
+        last = self._schedule.new_generation(self._clock())
+        if self._schedule.in_line > in_line:  # of a lane that waited for more
+            self._call_worker()
+        return last
 
     def _call_worker(self) -> None:
         """See to it that a worker comes, if there is something to do or nobody watches the time."""
