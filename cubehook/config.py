@@ -6,10 +6,11 @@ a file; every problem names the endpoint and the key, never a value.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from cubehook import checks
@@ -18,7 +19,7 @@ from cubehook.addresses import Network
 from cubehook.destination import ADDRESS_CHECKS
 from cubehook.endpoint import DELIVERY_CHECKS, Endpoint
 from cubehook.errors import ConfigError
-from cubehook.secret import variable
+from cubehook.secret import Secret, variable
 
 ENDPOINTS_VARIABLE = "CUBE_API_WEBHOOK_ENDPOINTS"
 MAX_PAYLOAD_CEILING = 1_048_576
@@ -37,6 +38,8 @@ class Settings:
     flush_timeout: the longest that ``flush`` and ``close`` wait when not told otherwise.
     redact, keep: names that are removed, or kept, beside what the rules say.
     denied_networks: added to every endpoint's own.
+    outbox: the URL of the database that events are stored in; None: memory. durable: ``async``, or
+    ``sync``: a log call returns after the commit. deliver: whether this process delivers as well.
     The others are the defaults of the endpoints.
     """
 
@@ -50,6 +53,9 @@ class Settings:
     backoff_max: float = 3600.0
     flush_timeout: float = 5.0
     transport: str = "requests"
+    outbox: str | None = field(default=None, repr=False)
+    durable: str = "async"
+    deliver: bool = True
     redact: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     allow_private_urls: bool = False
@@ -58,10 +64,27 @@ class Settings:
     denied_networks: tuple[Network, ...] = ()
 
 
+def _outbox(value: object) -> str:
+    """The URL of a database; it may hold a password."""
+    text = Secret.read(checks.string(value)).value
+    if importlib.util.find_spec("sqlalchemy") is None:
+        raise ValueError("needs: pip install 'cubehook[outbox]'")
+    from cubehook.outbox import Outbox  # noqa: PLC0415  # SQLAlchemy is an extra
+
+    try:
+        Outbox(text)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("outbox: ")) from None
+    return text
+
+
 SETTING_CHECKS: dict[str, checks.Check] = {
     "queue_capacity": checks.whole(1, 10_000_000),
     "max_payload_bytes": checks.whole(1, MAX_PAYLOAD_CEILING),
     "flush_timeout": checks.seconds,
+    "outbox": _outbox,
+    "durable": checks.one_of("async", "sync"),
+    "deliver": checks.flag,
     "redact": checks.strings,
     "keep": checks.strings,
     **DELIVERY_CHECKS,
@@ -93,6 +116,9 @@ def load(endpoints: object = None, options: Mapping[str, object] | None = None) 
     readable = all(key in values for key in ("backoff_initial", "backoff_max") if key in given)
     if readable and settings.backoff_initial > settings.backoff_max:
         problems.append("backoff_initial: must not be greater than backoff_max")
+    for key in ("durable", "deliver"):
+        if getattr(settings, key) != getattr(Settings(), key) and settings.outbox is None:
+            problems.append(f"{key}: needs an outbox")
     loaded = load_endpoints(endpoints, settings, problems)
     if problems:
         raise ConfigError(problems)

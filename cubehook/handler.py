@@ -51,6 +51,9 @@ class WebhookHandler(logging.Handler):
     timeout, connect_timeout, max_retries, backoff_initial, backoff_max: the endpoints' defaults;
     times in seconds. flush_timeout: the longest that ``flush`` and ``close`` wait, in seconds.
     transport: ``requests``, or ``curl`` (libcurl; extra ``curl``), which costs less.
+    outbox: the SQLAlchemy URL of a database that events are stored in before they are delivered;
+    ``env:NAME`` or ``file:PATH``; None: memory. durable: ``sync``: a log call returns after the
+    commit. deliver: False: only store, for `cubehook worker` to deliver.
     redact: more field names to remove. keep: names to keep although the rules would remove them.
     allow_private_urls, allow_insecure_http, allowed_networks, denied_networks: the endpoints'
     defaults (the last one is added to what they say): which addresses may be connected to.
@@ -74,6 +77,9 @@ class WebhookHandler(logging.Handler):
         backoff_max: float = _DEFAULTS.backoff_max,
         flush_timeout: float = _DEFAULTS.flush_timeout,
         transport: str = _DEFAULTS.transport,
+        outbox: str | None = None,
+        durable: str = _DEFAULTS.durable,
+        deliver: bool = _DEFAULTS.deliver,
         redact: Sequence[str] = (),
         keep: Sequence[str] = (),
         allow_private_urls: bool = _DEFAULTS.allow_private_urls,
@@ -94,6 +100,8 @@ class WebhookHandler(logging.Handler):
             "backoff_max": backoff_max,
             "flush_timeout": flush_timeout,
             "transport": transport,
+            "durable": durable,
+            "deliver": deliver,
             "redact": redact,
             "keep": keep,
             "allow_private_urls": allow_private_urls,
@@ -101,6 +109,8 @@ class WebhookHandler(logging.Handler):
             "allowed_networks": allowed_networks,
             "denied_networks": denied_networks,
         }
+        if outbox is not None:
+            options["outbox"] = outbox
         config = load(endpoints, options | unknown)
         super().__init__(level)
         self._settings = config.settings
@@ -116,7 +126,7 @@ class WebhookHandler(logging.Handler):
 
     def _build(self) -> None:
         self._pipeline = Pipeline(self._settings, self._endpoints, self._format)
-        if type(self).emit is WebhookHandler.emit:
+        if type(self).emit is WebhookHandler.emit and self._settings.durable == "async":
             # What the method would call, and each call costs the application.
             self.emit = self._pipeline.intake.emit  # type: ignore[method-assign]
         # An application may drop a handler without closing it.
@@ -158,8 +168,14 @@ class WebhookHandler(logging.Handler):
         return record
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue the event that ``record`` carries. Nothing is raised, nothing waits."""
+        """Queue the event that ``record`` carries. Nothing is raised.
+
+        Nothing waits either, unless the outbox is ``durable: sync``: then for the commit, at most
+        ``flush_timeout``.
+        """
         self._pipeline.intake.emit(record)
+        if self._settings.durable == "sync":
+            self._pipeline.committed(self._settings.flush_timeout)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Count the event as dropped; the inherited method prints it, and it is payload."""

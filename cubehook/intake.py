@@ -28,6 +28,9 @@ MAX_REMEMBERED_NAMES = 4096
 LOOKS, LOOK_SECONDS = 4, 0.001
 """How often, and after which pauses, a listener looks for the next record before it blocks."""
 
+MOST_MARKS = 64
+"""So many marks are kept while more is queued: what is behind them is then one transaction."""
+
 QUEUE_FULL = "queue_full"
 TOO_LARGE = "too_large"
 CLOSED = "closed"
@@ -147,6 +150,7 @@ class EventQueueListener(QueueListener):
 
     def __init__(self, queue: SimpleQueue[Any], *handlers: Any, **options: Any) -> None:
         super().__init__(queue, *handlers, **options)
+        self._marks: list[Mark] = []  # come to, while there was more to take
         self._pausing = [handler.pause for handler in handlers if hasattr(handler, "pause")]
 
     @property
@@ -174,12 +178,11 @@ class EventQueueListener(QueueListener):
         """Hand on a snapshot, or do what a `Mark` says. Nothing is raised: the thread must live."""
         try:
             if isinstance(record, Mark):
-                self._pause()
-                record.reached()
+                self._marks.append(record)
             else:
                 super().handle(record)
-                if self.queue.empty():
-                    self._pause()
+            if self.queue.empty() or len(self._marks) >= MOST_MARKS:
+                self._pause()
         except Exception as error:
             notice(logger, logging.ERROR, "an event was lost (%s)", type(error).__name__)
 
@@ -212,3 +215,6 @@ class EventQueueListener(QueueListener):
     def _pause(self) -> None:
         for pause in self._pausing:
             pause()
+        marks, self._marks = self._marks, []
+        for mark in marks:
+            mark.reached()

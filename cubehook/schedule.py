@@ -76,6 +76,7 @@ class Schedule:
         self._order = itertools.count()
         self._generation = 0
         self._unfinished: Counter[int] = Counter()  # deliveries, by generation
+        self._returned: list[tuple[object, Outcome | None]] = []
         self._busy = self._suspects_busy = 0
         self._unserved = 0  # lanes with nothing in flight
 
@@ -114,6 +115,34 @@ class Schedule:
                 dropped |= not self._offer(lane, message, now)
         return dropped
 
+    def lend(self, name: str, delivery: Delivery, now: float) -> bool:
+        """Take a delivery that is leased from the outbox; False where no lane can have it."""
+        lane = self._lanes.get(name)
+        delivery.generation, delivery.since = self._generation, now
+        if lane is None or not lane.lend(delivery):
+            return False
+        self._unfinished[self._generation] += 1
+        self._enlist(lane, now)
+        return True
+
+    def refuse(self, delivery: Delivery) -> None:
+        """Give back what no lane can have."""
+        self._returned.append((delivery.lease, None))
+
+    def appetites(self, now: float) -> dict[str, int]:
+        """How many more deliveries from the outbox each lane would have something to do for."""
+        return {name: lane.appetite(now) for name, lane in self._lanes.items()}
+
+    def returned(self) -> list[tuple[object, Outcome | None]]:
+        """The leases that have ended since the last call; without an outcome: not attempted."""
+        returned, self._returned = self._returned, []
+        return returned
+
+    def give_back(self) -> None:
+        """End what is leased and not in flight."""
+        for lane in self._lanes.values():
+            self._finish(lane.unlend())
+
     def settle(
         self, job: Job, outcome: Outcome | Split, now: float, effort: Effort | None = None
     ) -> None:
@@ -122,6 +151,9 @@ class Schedule:
         self._busy -= 1
         self._suspects_busy -= job.suspect
         if lane.settle(job.delivery, outcome, now, effort):
+            if job.delivery.lease is not None and not isinstance(outcome, Split):
+                self._returned.append((job.delivery.lease, outcome))
+                job.delivery.lease = None
             self._finish([job.delivery])
         elif isinstance(outcome, RetryAt):
             self._push(outcome.when, lane, job.delivery)
@@ -271,6 +303,8 @@ class Schedule:
 
     def _finish(self, deliveries: list[Delivery]) -> None:
         for delivery in itertools.chain.from_iterable(one.parts or (one,) for one in deliveries):
+            if delivery.lease is not None:
+                self._returned.append((delivery.lease, None))
             self._unfinished[delivery.generation] -= 1
             if not self._unfinished[delivery.generation]:
                 del self._unfinished[delivery.generation]

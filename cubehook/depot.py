@@ -1,0 +1,119 @@
+"""Events into the outbox, in group commits, and out again: what ``outbox:`` adds to a handler.
+
+While the database cannot be used, the listener waits with what it has, and the bounded queue
+behind it fills: nothing is sent around the outbox, so order and ids hold.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+
+from cubehook.courier import Courier, policy_of
+from cubehook.endpoint import Endpoint
+from cubehook.errors import CubehookError
+from cubehook.message import Message
+from cubehook.notices import notice
+from cubehook.outbox import Outbox, Target
+from cubehook.relay import RETRY_SECONDS, WARNING_INTERVAL, Relay
+from cubehook.schedule import Formatted
+
+logger = logging.getLogger(__name__)
+
+NOT_STORED = "not_stored"
+"""Why an event is dropped that could not be stored before the end."""
+
+
+class Depot:
+    """See the module. deliver: whether this process delivers from the outbox, too."""
+
+    def __init__(self, url: str, courier: Courier, *, deliver: bool) -> None:
+        self._outbox = Outbox(url)
+        self._courier = courier
+        self._relay = Relay(self._outbox, courier.dispatcher) if deliver else None
+        self._ordered: dict[str, bool] = {}
+        self._over = threading.Event()
+        self._warned_at = -WARNING_INTERVAL
+        self.stored = 0
+
+    def configure(self, endpoints: Sequence[Endpoint]) -> None:
+        """The endpoints from now on."""
+        self._ordered = {one.name: one.ordered for one in endpoints}
+        if self._relay is not None:
+            self._relay.configure({one.name: policy_of(one) for one in endpoints if one.enabled})
+
+    def start(self) -> None:
+        """Start to deliver. Raises RuntimeError where no thread can be started any more."""
+        if self._relay is not None:
+            self._relay.start()
+
+    def wake(self) -> None:
+        """Something came back from the dispatcher."""
+        if self._relay is not None:
+            self._relay.wake()
+
+    def store(self, events: Sequence[Formatted]) -> bool:
+        """Store these events in one transaction, however long the database is away.
+
+        Returns whether anything was dropped. The dispatcher counts what is.
+        """
+        stored = self._add(events)
+        rest = [_without(event, None if stored else NOT_STORED) for event in events]
+        if stored:
+            self.stored += sum(_is_message(one) for event in events for _, one in event.messages)
+        self.wake()
+        return self._courier.dispatcher.submit(rest)
+
+    def give_up(self) -> None:
+        """Wait for the database no longer."""
+        self._over.set()
+
+    def stop(self, timeout: float) -> None:
+        """The end; see `Relay.stop`."""
+        self.give_up()
+        if self._relay is not None:
+            self._relay.stop(timeout)
+        self._outbox.close()
+
+    def _add(self, events: Iterable[Formatted]) -> bool:
+        batch = [item for event in events for item in self._targets(event)]
+        while batch:
+            try:
+                self._outbox.add(batch)
+            except CubehookError as error:
+                self._warn(error)
+                if self._over.wait(RETRY_SECONDS):
+                    return False
+            else:
+                return True
+        return True
+
+    def _targets(self, event: Formatted) -> list[tuple[Message, list[Target]]]:
+        targets: dict[int, tuple[Message, list[Target]]] = {}
+        for name, message in event.messages:
+            if isinstance(message, Message):
+                # One message for each format, and so one row.
+                found = targets.setdefault(id(message), (message, []))
+                found[1].append(Target(name, self._ordered.get(name, True)))
+        return list(targets.values())
+
+    def _warn(self, error: CubehookError) -> None:
+        if time.monotonic() - self._warned_at >= WARNING_INTERVAL:
+            self._warned_at = time.monotonic()
+            notice(logger, logging.WARNING, "events wait to be stored: %s", error)
+
+
+def _is_message(one: Message | str) -> bool:
+    return isinstance(one, Message)
+
+
+def _without(event: Formatted, reason: str | None) -> Formatted:
+    """What is left of an event for the lanes to count: what could not be made, or be stored."""
+    counted = [
+        (name, one if isinstance(one, str) else reason)
+        for name, one in event.messages
+        if isinstance(one, str) or reason is not None
+    ]
+    return Formatted([(name, one) for name, one in counted if one is not None], event.reason)
