@@ -117,7 +117,7 @@ def load(endpoints: object = None, options: Mapping[str, object] | None = None) 
     if readable and settings.backoff_initial > settings.backoff_max:
         problems.append("backoff_initial: must not be greater than backoff_max")
     for key in ("durable", "deliver"):
-        if getattr(settings, key) != getattr(Settings(), key) and settings.outbox is None:
+        if getattr(settings, key) != getattr(Settings(), key) and given.get("outbox") is None:
             problems.append(f"{key}: needs an outbox")
     loaded = load_endpoints(endpoints, settings, problems)
     if problems:
@@ -136,6 +136,12 @@ def load_endpoints(
     items = _plain(_given(_plain(endpoints, found), found), found)
     loaded = [_endpoint(item, index, settings, found) for index, item in enumerate(items)]
     found += _duplicates(items)
+    if settings.outbox is not None:
+        found += [
+            f"endpoint {one.name!r}: batch: cannot be used with an outbox"
+            for one in loaded
+            if one is not None and one.batching
+        ]
     if problems is not None:
         problems += found
     elif found:

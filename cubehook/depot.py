@@ -7,9 +7,10 @@ behind it fills: nothing is sent around the outbox, so order and ids hold.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from cubehook.courier import Courier, policy_of
 from cubehook.endpoint import Endpoint
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 NOT_STORED = "not_stored"
 """Why an event is dropped that could not be stored before the end."""
 
+UNSTORABLE = "unstorable"
+"""Why an event is dropped that no database could keep, such as one of a strange content type."""
+
 
 class Depot:
     """See the module. deliver: whether this process delivers from the outbox, too."""
@@ -35,8 +39,9 @@ class Depot:
         self._relay = Relay(self._outbox, courier.dispatcher) if deliver else None
         self._ordered: dict[str, bool] = {}
         self._over = threading.Event()
+        self._ends = math.inf  # of the time to wait for the database
+        self._hopeless = False  # it was waited for, to the end of that time
         self._warned_at = -WARNING_INTERVAL
-        self.stored = 0
 
     def configure(self, endpoints: Sequence[Endpoint]) -> None:
         """The endpoints from now on."""
@@ -57,14 +62,21 @@ class Depot:
     def store(self, events: Sequence[Formatted]) -> bool:
         """Store these events in one transaction, however long the database is away.
 
-        Returns whether anything was dropped. The dispatcher counts what is.
+        Returns whether anything was dropped. The dispatcher counts what is, and what was stored.
+        Nothing is raised: what was taken would be lost with the exception.
         """
-        stored = self._add(events)
-        rest = [_without(event, None if stored else NOT_STORED) for event in events]
-        if stored:
-            self.stored += sum(_is_message(one) for event in events for _, one in event.messages)
+        problem = self._add(events)
+        if problem == UNSTORABLE and len(events) > 1:
+            rest = [_left_of(event, self._add([event])) for event in events]
+        else:
+            rest = [_left_of(event, problem) for event in events]
         self.wake()
         return self._courier.dispatcher.submit(rest)
+
+    def wait_no_longer_than(self, timeout: float) -> None:
+        """Give up on the database when it cannot be used for so many seconds from now."""
+        self._ends = time.monotonic() + timeout
+        self._hopeless = False
 
     def give_up(self) -> None:
         """Wait for the database no longer."""
@@ -77,18 +89,24 @@ class Depot:
             self._relay.stop(timeout)
         self._outbox.close()
 
-    def _add(self, events: Iterable[Formatted]) -> bool:
+    def _add(self, events: Sequence[Formatted]) -> str | None:
+        """Store all of these; why they are dropped if they are."""
         batch = [item for event in events for item in self._targets(event)]
         while batch:
+            if self._hopeless:
+                return NOT_STORED
             try:
                 self._outbox.add(batch)
+                break
             except CubehookError as error:
                 self._warn(error)
-                if self._over.wait(RETRY_SECONDS):
-                    return False
-            else:
-                return True
-        return True
+            except Exception as error:
+                notice(logger, logging.ERROR, "not to be stored (%s)", type(error).__name__)
+                return UNSTORABLE
+            left = self._ends - time.monotonic()
+            over = self._over.wait(max(min(RETRY_SECONDS, left), 0.0))
+            self._hopeless = over or time.monotonic() >= self._ends
+        return None
 
     def _targets(self, event: Formatted) -> list[tuple[Message, list[Target]]]:
         targets: dict[int, tuple[Message, list[Target]]] = {}
@@ -105,15 +123,15 @@ class Depot:
             notice(logger, logging.WARNING, "events wait to be stored: %s", error)
 
 
-def _is_message(one: Message | str) -> bool:
-    return isinstance(one, Message)
-
-
-def _without(event: Formatted, reason: str | None) -> Formatted:
+def _left_of(event: Formatted, problem: str | None) -> Formatted:
     """What is left of an event for the lanes to count: what could not be made, or be stored."""
-    counted = [
-        (name, one if isinstance(one, str) else reason)
-        for name, one in event.messages
-        if isinstance(one, str) or reason is not None
-    ]
-    return Formatted([(name, one) for name, one in counted if one is not None], event.reason)
+    messages: list[tuple[str, Message | str]] = []
+    stored = 0
+    for name, one in event.messages:
+        if isinstance(one, str):
+            messages.append((name, one))
+        elif problem is not None:
+            messages.append((name, problem))
+        else:
+            stored += 1
+    return Formatted(messages, event.reason, stored)

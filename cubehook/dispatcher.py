@@ -54,7 +54,7 @@ class Dispatcher:
     ) -> None:
         self._on_return = on_return
         self._most = max_concurrency
-        self._clock = clock
+        self.clock = self._clock = clock
         self._schedule = Schedule(max_concurrency)
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # idle workers wait here …
@@ -112,6 +112,9 @@ class Dispatcher:
         """End what is leased from the outbox and not in flight."""
         with self._lock:
             self._schedule.give_back()
+            self._on_return()
+            self._end_if_drained()
+            self._tell_waiters()
 
     def wait(self, timeout: float) -> bool:
         """Wait until everything submitted before has ended, or for ``timeout`` seconds.

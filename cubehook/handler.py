@@ -122,6 +122,7 @@ class WebhookHandler(logging.Handler):
         self.formatter = self._format
         self._close_by: tuple[float, float] | None = None
         self._build()
+        self._pipeline.resume()
         lifecycle.renew_after_fork(self)
 
     def _build(self) -> None:
@@ -246,6 +247,7 @@ class WebhookHandler(logging.Handler):
         _check_batches(new, self._format)
         self._endpoints = new
         self._pipeline.configure(self._endpoints)
+        self._pipeline.resume()
 
     def renew(self) -> None:
         """Start afresh in a forked child: the parent delivers what the parent logged."""

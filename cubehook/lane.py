@@ -38,12 +38,12 @@ class Delivery:
     ``Retry-After`` forbids to be early for. leads: it is the one of its key that the others wait
     for. tried: an attempt was made. alone: no batch may take it in. parts: what a batch is made of;
     empty for a single event. lease: what the outbox knows it by; None for one that is in memory
-    alone.
+    alone. until: when the lease ends; no attempt begins after that, since others may have it.
     """
 
     __slots__ = (
         *("alone", "floor", "generation", "join", "leads", "lease"),
-        *("message", "parts", "retry", "since", "tried"),
+        *("message", "parts", "retry", "since", "tried", "until"),
     )
 
     def __init__(
@@ -57,6 +57,7 @@ class Delivery:
         self.leads = self.tried = self.alone = False
         self.parts: tuple[Delivery, ...] = ()
         self.lease: object = None
+        self.until = 0.0
         self.join: Callable[[Sequence[Message]], Message] | None = None
 
     @classmethod
@@ -281,10 +282,11 @@ class Lane:
         self.ready.append(delivery)
         return True
 
-    def unlend(self) -> list[Delivery]:
-        """Take out all that is leased and not in flight."""
-        ended = [delivery for delivery in self.ready if delivery.lease is not None]
-        self.ready = deque(delivery for delivery in self.ready if delivery.lease is None)
+    def unlend(self, now: float = math.inf) -> list[Delivery]:
+        """Take out what is leased and not in flight; ``now``: only leases that have ended."""
+        ended = [one for one in self.ready if one.lease is not None and one.until <= now]
+        if ended:
+            self.ready = deque(one for one in self.ready if one.lease is None or one.until > now)
         self._events.queued -= len(ended)
         self._counts["stored"] += len(ended)
         return ended

@@ -89,10 +89,6 @@ class Pipeline:
         self._leaving = self._stopped = False
         self._starting = threading.Lock()
         self.configure(endpoints)
-        if self._depot is not None and endpoints:
-            # Not with the first event: what a former process left has waited long enough.
-            lifecycle.add(self)
-            self._depot.start()
 
     @property
     def stopped(self) -> bool:
@@ -114,7 +110,19 @@ class Pipeline:
         self._courier.configure(endpoints)
         if self._depot is not None:
             self._depot.configure(endpoints)
+        self.subscribed = bool(endpoints)
         self.subscriptions = Subscriptions(endpoints)
+
+    def resume(self) -> None:
+        """Deliver what a former process has left in the outbox; the first event does it otherwise.
+
+        Not for a forked child: that may be about to become another program, and its parent does.
+        """
+        if self._depot is None or not self.subscribed or self._leaving or self._stopped:
+            return
+        lifecycle.add(self)
+        with contextlib.suppress(RuntimeError):  # no thread to be had: perhaps later
+            self._depot.start()
 
     def use_default(self, default: BodyFormat) -> None:
         """The format of endpoints that name none, from now on."""
@@ -122,8 +130,8 @@ class Pipeline:
 
     def committed(self, timeout: float) -> bool:
         """Wait until what was taken before is stored, at most ``timeout`` seconds."""
-        if threads.is_own() or lifecycle.holds_logging_lock():
-            return False  # it would wait for itself
+        if self._stopped or threads.is_own() or lifecycle.holds_logging_lock():
+            return False  # nothing comes any more, or it would wait for itself
         return self._fan_out_all(timeout)
 
     # In the application's thread.
@@ -140,6 +148,8 @@ class Pipeline:
                 lifecycle.add(self)
                 self.listener.start()
                 self.intake.asleep = False
+                if self._depot is not None:
+                    self._depot.start()
         except RuntimeError:
             pass  # the interpreter is shutting down: `flush` does the work in its own thread
         finally:
@@ -236,6 +246,8 @@ class Pipeline:
         if not self._leaving:
             self._leaving = True
             self._queue.put(Mark(self._last_fanned_out))
+            if self._depot is not None and self.intake.asleep:
+                self._wake()  # without an event there is no listener yet, but the outbox's thread
 
     def stop(self) -> None:
         """The end: say what is left, and let the threads go."""
@@ -243,10 +255,12 @@ class Pipeline:
         if self._stopped:
             return
         self._stopped = self._leaving = True
+        self.listener.leave()
         if self._depot is not None:
+            self._depot.give_up()
+            self.listener.join(UNDER_WAY_SECONDS)  # it counts what cannot be stored
             self._depot.stop(min(self.flush_timeout, UNDER_WAY_SECONDS))
         self.report()
-        self.listener.leave()
         self.dispatcher.stop()
         self._end()
 
@@ -256,13 +270,18 @@ class Pipeline:
 
     def last_chance(self) -> None:
         """Try what waits for a retry now: there may be no later."""
-        self.dispatcher.hurry()
+        if self._depot is None:  # what is stored has time
+            self.dispatcher.hurry()
 
     def report(self) -> None:
         """Say in one line what is left undelivered, if anything is."""
         self._warn_of_drops()
         stats = self.stats()
-        if stats.pending:
+        if self._depot is not None:  # else it is safe, and sent later
+            lanes = sum(one.queued for one in stats.endpoints.values())
+            if stats.queued > lanes:
+                notice(logger, logging.ERROR, "closed with %d not stored", stats.queued - lanes)
+        elif stats.pending:
             notice(
                 logger,
                 logging.ERROR,
@@ -280,8 +299,7 @@ class Pipeline:
                 break
         queued = max(offered - dropped.total() - census.fanned_out, 0)
         dropped += Counter(census.dropped)
-        stored = self._depot.stored if self._depot is not None else 0
-        undelivered = dropped.total() + queued + stored
+        undelivered = dropped.total() + queued + census.stored
         lanes = [*census.endpoints.values(), census.removed]
         for lane in lanes:
             dropped += Counter(lane.dropped)
@@ -295,13 +313,18 @@ class Pipeline:
             in_flight=sum(lane.in_flight for lane in lanes),
             waiting=sum(lane.waiting for lane in lanes),
             endpoints=MappingProxyType(dict(census.endpoints)),
-            stored=stored + sum(lane.stored for lane in lanes),
+            stored=census.stored + sum(lane.stored for lane in lanes),
         )
 
     def _fan_out_all(self, timeout: float) -> bool:
-        with self._starting:  # a thread that is being started right now is running
+        if self.intake.asleep:
+            with self._starting:  # a thread that is being started right now is running
+                running = self.listener.running
+        else:  # no lock: a signal handler may log an event while this thread has it
             running = self.listener.running
         if not running:
+            if self._depot is not None:
+                self._depot.wait_no_longer_than(timeout)
             self.listener.drain()
             return True
         if self._leaving:

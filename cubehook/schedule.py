@@ -32,20 +32,23 @@ class Formatted(NamedTuple):
 
     messages: for the endpoints of these names; in place of a message stands the reason why it could
     not be made, for the lane to count. reason: why the event is for no lane at all, or None.
+    stored: how many deliveries of it went into the outbox instead.
     """
 
     messages: Sequence[tuple[str, Message | str]]
     reason: str | None = None
+    stored: int = 0
 
 
 class Census(NamedTuple):
     """The counts of all lanes at one moment.
 
-    fanned_out: events that reached the schedule. dropped: those of them that are for no lane, by
-    reason. removed: the sum over endpoints that are gone.
+    fanned_out: events that reached the schedule. stored: deliveries of them that are in the outbox.
+    dropped: events that are for no lane, by reason. removed: the sum over endpoints that are gone.
     """
 
     fanned_out: int
+    stored: int
     dropped: Mapping[str, int]
     endpoints: Mapping[str, EndpointStats]
     removed: EndpointStats
@@ -65,7 +68,7 @@ class Schedule:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._fanned_out = 0
+        self._fanned_out = self._stored = 0
         self._dropped: Counter[str] = Counter()
         self._lanes: dict[str, Lane] = {}
         self._retired: dict[str, Lane] = {}  # removed, with attempts still under way
@@ -106,6 +109,7 @@ class Schedule:
     def fan_out(self, event: Formatted, now: float) -> bool:
         """Offer the messages of one event to the lanes. Returns whether anything was dropped."""
         self._fanned_out += 1
+        self._stored += event.stored
         dropped = event.reason is not None
         if event.reason is not None:
             self._dropped[event.reason] += 1
@@ -160,6 +164,8 @@ class Schedule:
         self._unserved += lane.in_flight == 0 and self._lanes.get(lane.name) is lane
         if lane.off:
             self._abandon(lane, None)
+        elif lane.open:
+            self._finish(lane.unlend())  # for others to try; what probes is leased one at a time
         self._enlist(lane, now)
 
     def hurry(self, now: float) -> None:
@@ -222,6 +228,7 @@ class Schedule:
         """The counts at this moment."""
         return Census(
             fanned_out=self._fanned_out,
+            stored=self._stored,
             dropped=dict(self._dropped),
             endpoints={name: lane.stats() for name, lane in self._lanes.items()},
             removed=reduce(
@@ -247,6 +254,8 @@ class Schedule:
         for _ in range(len(line)):
             lane = line.popleft()
             lane.listed = False
+            if lane.ready and lane.ready[0].lease is not None and lane.ready[0].until <= now:
+                self._finish(lane.unlend(now))
             may_start = bool(lane.failures) is suspects and (not lane.in_flight or self._spare())
             if may_start and lane.ready and lane.may_send(now):
                 return self._start(lane, suspects, now)

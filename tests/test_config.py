@@ -94,6 +94,9 @@ class TestSettings:
             "backoff_max": 3600.0,
             "flush_timeout": 5.0,
             "transport": "requests",
+            "outbox": None,
+            "durable": "async",
+            "deliver": True,
             "redact": (),
             "keep": (),
             "allow_private_urls": False,
@@ -106,7 +109,7 @@ class TestSettings:
         assert set(SETTING_CHECKS) == {field.name for field in dataclasses.fields(Settings)}
         assert set(DELIVERY_CHECKS) <= set(SETTING_CHECKS) & set(CHECKS)
 
-    def test_are_taken(self) -> None:
+    def test_are_taken(self, tmp_path: Path) -> None:
         given_settings: dict[str, Any] = {
             "queue_capacity": 1,
             "max_concurrency": 2,
@@ -118,6 +121,9 @@ class TestSettings:
             "backoff_max": 6,
             "flush_timeout": 8,
             "transport": "curl",
+            "outbox": f"sqlite:///{tmp_path}/outbox.db",
+            "durable": "sync",
+            "deliver": False,
             "redact": ["customer_email"],
             "keep": ["token_value"],
             "allow_private_urls": True,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import enum
 import logging
 import os
+import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, Pool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -61,6 +64,49 @@ class Mode(enum.Enum):
     DURABLE = "durable"
 
 
+_databases: weakref.WeakSet[Any] = weakref.WeakSet()
+_inherited: list[Pool] = []
+_FORK_SECONDS = 1.0
+"""The longest that a fork waits for transactions; a step takes milliseconds."""
+
+
+class _Forking(threading.local):
+    """What a thread that forks has taken."""
+
+    turns: tuple[threading.Lock, ...] = ()
+
+
+_forking = _Forking()
+
+
+def _before_fork() -> None:
+    # SQLite has locks that the interpreter knows nothing of: a child that is forked while another
+    # thread is inside has them held for ever.
+    ends = time.monotonic() + _FORK_SECONDS
+    turns = [database.turn for database in list(_databases) if database.kind == "sqlite"]
+    _forking.turns = tuple(
+        turn for turn in turns if turn.acquire(timeout=max(ends - time.monotonic(), 0.0))
+    )
+
+
+def _after_in_parent() -> None:
+    turns, _forking.turns = _forking.turns, ()
+    for turn in turns:
+        turn.release()
+
+
+def _after_in_child() -> None:
+    _forking.turns = ()
+    for database in list(_databases):
+        database.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+    )
+
+
 class Database:
     """An engine whose connections are this process's own, also after a fork.
 
@@ -71,8 +117,10 @@ class Database:
         self._engine = _engine(_checked(url))
         self.kind = self._engine.dialect.name
         self._driver_error: Any = self._engine.dialect.loaded_dbapi.Error
-        self._inherited: list[Pool] = []
-        self._begin_life()
+        # SQLite lets one write at a time, and who waits for it only looks again now and then:
+        # threads of one process can do better.
+        self.turn = threading.Lock()
+        _databases.add(self)
 
     def run(self, work: Callable[[Connection], _T], mode: Mode) -> _T:
         """What ``work`` returns, once its transaction is committed.
@@ -80,12 +128,6 @@ class Database:
         Work that has to give way to another transaction is done again from the start. Raises
         `OutboxUnavailableError`, with a fixed phrase.
         """
-        if self._pid != os.getpid():
-            # A child must not even close what its parent has opened (sqlite.org/howtocorrupt.html
-            # §2.6), so the pool is left as it is, and kept.
-            self._inherited.append(self._engine.pool)
-            self._engine.dispose(close=False)
-            self._begin_life()
         for tries_left in reversed(range(_TRIES)):
             try:
                 return self._once(work, mode)
@@ -101,25 +143,24 @@ class Database:
 
     def close(self) -> None:
         """Close the idle connections."""
-        if self._pid == os.getpid():
-            self._engine.dispose()
+        self._engine.dispose()
+
+    def renew(self) -> None:
+        """Start afresh in a forked child."""
+        # It must not even close what its parent has opened (sqlite.org/howtocorrupt.html §2.6), so
+        # the pool is left as it is, and kept, whatever becomes of this database.
+        _inherited.append(self._engine.pool)
+        self._engine.dispose(close=False)
+        self.turn = threading.Lock()
 
     def _once(self, work: Callable[[Connection], _T], mode: Mode) -> _T:
         with (
-            nullcontext() if mode is Mode.READ else self._turn,
+            self.turn if self.kind == "sqlite" else nullcontext(),
             self._engine.connect().execution_options(cubehook_mode=mode) as connection,
         ):
             result = work(connection)
             connection.commit()
             return result
-
-    def _begin_life(self) -> None:
-        # SQLite lets one write at a time, and who waits for it only looks again now and then:
-        # threads of one process can do better.
-        self._turn: AbstractContextManager[Any] = (
-            threading.Lock() if self.kind == "sqlite" else nullcontext()
-        )
-        self._pid = os.getpid()
 
 
 def check_server(connection: Connection) -> None:
@@ -163,6 +204,19 @@ def _check_file(database: str | None) -> None:
         return
     if header not in (b"", _SQLITE_HEADER):
         raise ConfigError("outbox: the file is no SQLite database; it was left as it is")
+    if header and _is_damaged(path):
+        raise ConfigError("outbox: the SQLite file is damaged; it was left as it is")
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether SQLite, which only reads, cannot make sense of the file."""
+    try:
+        address = f"file:{quote(str(path.absolute()))}?mode=ro"
+        with closing(sqlite3.connect(address, timeout=0.0, uri=True)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        return _failures.phrase(error) == _failures.DAMAGED
+    return False
 
 
 def _engine(url: URL) -> Engine:
