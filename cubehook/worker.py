@@ -93,8 +93,11 @@ class _ToldRelay(Relay):
             pause = super()._round()
             # Only here, in the relay's thread between two rounds, is what it has complete.
             rests = self.draining and pause > 0 and self.idle and not self.due(self._hungry())
-        except CubehookError as error:
-            self._on_round(error, False)
+        except Exception as error:
+            failure = error
+            if not isinstance(failure, CubehookError):  # none is known
+                failure = CubehookError(f"internal error ({type(error).__name__})")
+            self._on_round(failure, False)
             raise
         self._on_round(None, rests)
         return pause
@@ -102,7 +105,8 @@ class _ToldRelay(Relay):
     def due(self, endpoints: Sequence[str] | Mapping[str, object] | None = None) -> bool:
         """Whether anything could be leased now; of all endpoints where none are given."""
         wanted = self._outbox.wanted(self._policies if endpoints is None else endpoints)
-        return any(when <= time.time() for when in wanted.values())
+        now = self._clock()
+        return any(when <= now for when in wanted.values())
 
 
 class Worker:

@@ -174,6 +174,16 @@ class TestSignals:
         worker.send(signal.SIGINT)  # another one: two that are the same may become one
         assert worker.end()[0] in (128 + signal.SIGTERM, 128 + signal.SIGINT)
 
+    def test_a_signal_during_once(
+        self, start: Processes, config: Callable[..., str], outbox: Outbox, receiver: Receiver
+    ) -> None:
+        add(outbox, "one", "two")
+        receiver.hold()
+        worker = start("--config", config(flush_timeout=0.4), "--once")
+        receiver.wait_for(1)
+        worker.send(signal.SIGTERM)
+        assert worker.end()[0] == 1
+
 
 class TestOnce:
     def test_delivers_and_says_so(
@@ -455,3 +465,12 @@ class TestConfigurations:
     )
     def test_files_that_cannot_be_read(self, read: Any, text: str, suffix: str, said: str) -> None:
         assert said in self.problem(read, text, suffix)
+
+
+def test_every_option_is_documented() -> None:
+    page = (ROOT / "docs" / "worker.md").read_text(encoding="utf-8")
+    for name in ("worker", "deliveries"):
+        command = cli.commands[name]
+        for one in [command, *getattr(command, "commands", {}).values()]:
+            for option in (opt for parameter in one.params for opt in parameter.opts):
+                assert f"`{option}" in page or f" {option}" in page, (one.name, option)

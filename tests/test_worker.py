@@ -18,6 +18,7 @@ pytest.importorskip("sqlalchemy")
 
 from cubehook import config
 from cubehook.config import Settings
+from cubehook.errors import CubehookError
 from cubehook.health import HINT, HealthServer
 from cubehook.message import Message
 from cubehook.outbox import Outbox, OutboxUnavailableError, Status, Target
@@ -166,17 +167,30 @@ class TestDraining:
         one.stop()
         assert statuses(outbox) == {"dead": 1, "waiting": 2}
 
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (OutboxUnavailableError("the database is full"), "^the database is full$"),
+            (RuntimeError("some value"), r"^internal error \(RuntimeError\)$"),
+        ],
+        ids=["known", "unknown"],
+    )
     def test_raises_when_the_outbox_fails(
-        self, worker: Make, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+        self,
+        worker: Make,
+        outbox: Outbox,
+        monkeypatch: pytest.MonkeyPatch,
+        error: Exception,
+        said: str,
     ) -> None:
         add(outbox, "one")
         one = worker()
 
         def fail(*_: Any) -> Any:
-            raise OutboxUnavailableError("the database is full")
+            raise error
 
         monkeypatch.setattr(one.outbox, "lease", fail)
-        with pytest.raises(OutboxUnavailableError):
+        with pytest.raises(CubehookError, match=said):
             one.drain()
 
     def test_finish_ends_it(self, worker: Make, outbox: Outbox, receiver: Receiver) -> None:
