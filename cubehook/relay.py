@@ -59,21 +59,23 @@ class _Lent(NamedTuple):
 class Relay:
     """Keeps the lanes of a dispatcher supplied from an outbox, until it is stopped.
 
-    clock: the outbox's, seconds since the Unix epoch. How long a lease holds is measured by the
-    dispatcher's instead, which does not jump.
+    lease_seconds: None: `LEASE_SECONDS`. clock: the outbox's, seconds since the Unix epoch. How
+    long a lease holds is measured by the dispatcher's instead, which does not jump.
     """
 
     def __init__(
         self,
         outbox: Outbox,
         dispatcher: Dispatcher,
-        lease_seconds: float = LEASE_SECONDS,
+        lease_seconds: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._outbox = outbox
         self._dispatcher = dispatcher
-        self._lease_seconds = lease_seconds
-        self._poll_seconds = min(POLL_SECONDS, lease_seconds / 4)  # it is also when leases are kept
+        self._lease_seconds = LEASE_SECONDS if lease_seconds is None else lease_seconds
+        self._poll_seconds = min(
+            POLL_SECONDS, self._lease_seconds / 4
+        )  # it is also when leases are kept
         self._clock = clock
         self._owner = f"{socket.gethostname()[:64]}:{os.getpid()}:{secrets.token_hex(4)}"
         self._policies: Mapping[str, WebhookRetry] = {}

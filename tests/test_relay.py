@@ -559,3 +559,38 @@ def test_the_owner_names_the_process_and_no_more(
     assert record.owner == relay._owner
     assert record.owner.isprintable()
     assert relay._outbox.settle([Result(lease, WebhookRetry().decide(OK, 0.0), 0.0)]) == 0
+
+
+# --- A long outage ---
+
+
+def test_after_an_hour_of_outage_all_arrive_in_order_and_not_at_once(bench: Bench) -> None:
+    ids = [f"{number}-{key}" for number in range(4) for key in range(100)]
+    for one in ids:
+        bench.add(one, key=one.partition("-")[2])
+    bench.endpoints("ops", retries=1000)
+    tried = 0
+    for _ in range(3600 // 10):
+        while bench.round() == 0.0:
+            tried += len(bench.run(BUSY))
+        bench.clock.advance(10)
+    # An attempt by each of the first few, then one probe after the other, a minute apart at most.
+    assert tried < 250
+    arrived: list[str] = []
+    curve = []
+    for _ in range(600):
+        bench.clock.advance(60)
+        bench.round()
+        now = bench.run()
+        curve.append(len(now))
+        arrived += now
+        if len(arrived) == len(ids):
+            break
+    assert sorted(arrived) == sorted(ids)
+    for key in range(100):
+        assert [one for one in arrived if one.endswith(f"-{key}")] == [
+            f"{number}-{key}" for number in range(4)
+        ]
+    assert max(curve) <= AHEAD * 8  # of a lane that makes up to eight attempts at once
+    assert curve[0] <= 1  # the probe
+    assert curve[1] <= 2 * AHEAD
