@@ -259,12 +259,12 @@ class TestOutbox:
         assert found.startswith("outbox: ")
         assert problem in found
 
-    def test_a_damaged_file_is_said_so_and_left_alone(self, tmp_path: Path) -> None:
+    def test_a_file_of_something_else_is_left_alone(self, tmp_path: Path) -> None:
         path = tmp_path / "outbox.db"
         damaged = b"SQLite format 3\0" + b"\xff" * 5000
         path.write_bytes(damaged)
         (found,) = problems(outbox=f"sqlite:///{path}")
-        assert found == "outbox: the SQLite file is damaged; it was left as it is"
+        assert found == "outbox: the file is no SQLite database; it was left as it is"
         assert path.read_bytes() == damaged
         assert list(tmp_path.iterdir()) == [path]
 

@@ -30,7 +30,6 @@ _STUCK_SECONDS = 60  # a transaction takes milliseconds; PostgreSQL ends one tha
 _POOL_SIZE = 5
 _TRIES = 5
 _PAUSE = 0.005  # seconds between two looks at a lock that SQLite does not wait for by itself
-_SQLITE_HEADER = b"SQLite format 3\0"
 
 _LOG_NAME = "cubehook"
 # At DEBUG, SQLAlchemy logs every row it reads: what goes wrong is told in fixed phrases only.
@@ -137,8 +136,8 @@ class Database:
                 failure = _failures.phrase(error)
             break
         # Raised out here, it does not even have the database's error as its context.
-        if failure == _failures.DAMAGED and self.kind == "sqlite":
-            raise ConfigError("outbox: the SQLite file is damaged; it was left as it is")
+        if self.kind == "sqlite" and failure in _OF_FILE:
+            raise ConfigError(f"outbox: {_OF_FILE[failure]}; it was left as it is")
         raise OutboxUnavailableError(failure)
 
     def close(self) -> None:
@@ -197,26 +196,30 @@ def _check_file(database: str | None) -> None:
         raise ConfigError("outbox: the directory of the SQLite file does not exist")
     if path.is_dir():
         raise ConfigError("outbox: the path of the SQLite file is that of a directory")
-    try:
-        with path.open("rb") as file:
-            header = file.read(len(_SQLITE_HEADER))
-    except OSError:  # it does not exist, or the first transaction will tell
-        return
-    if header not in (b"", _SQLITE_HEADER):
-        raise ConfigError("outbox: the file is no SQLite database; it was left as it is")
-    if header and _is_damaged(path):
-        raise ConfigError("outbox: the SQLite file is damaged; it was left as it is")
+    failure = _failure_of(path) if path.exists() else ""
+    if failure in _OF_FILE:
+        raise ConfigError(f"outbox: {_OF_FILE[failure]}; it was left as it is")
 
 
-def _is_damaged(path: Path) -> bool:
-    """Whether SQLite, which only reads, cannot make sense of the file."""
+_OF_FILE = {
+    _failures.DAMAGED: "the SQLite file is damaged",
+    _failures.NO_DATABASE: "the file is no SQLite database",
+}
+
+
+def _failure_of(path: Path) -> str:
+    """What keeps SQLite, which only reads, from making sense of the file; or nothing.
+
+    The file is opened by nobody but SQLite: with any other file object that is closed, this
+    process loses all its locks on it (sqlite.org/howtocorrupt.html §2.2).
+    """
     try:
         address = f"file:{quote(str(path.absolute()))}?mode=ro"
         with closing(sqlite3.connect(address, timeout=0.0, uri=True)) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.Error as error:
-        return _failures.phrase(error) == _failures.DAMAGED
-    return False
+        return _failures.phrase(error)
+    return ""
 
 
 def _engine(url: URL) -> Engine:

@@ -571,3 +571,29 @@ def test_a_table_that_is_gone_comes_back(
     engine.dispose()
     log(logger, "2")
     assert receiver.wait_for(2)[1].json["id"] == "2"
+
+
+def test_another_handler_on_the_same_file_leaves_its_locks_alone(
+    kind: str, url: str, handler: Make, logger: logging.Logger, look: Outbox
+) -> None:
+    """Who opens and closes the file past SQLite takes away this process's locks: another process
+    that comes and goes would then take the log of what is committed with it."""
+    if kind != "sqlite":
+        pytest.skip("there is no file")
+    made = handler(outbox=url, deliver=False, flush_timeout=PATIENCE)
+    log(logger, "1")
+    assert made.flush(PATIENCE)
+    handler(outbox=url, deliver=False)
+
+    def come_and_go() -> bool:
+        other = sqlite3.connect(url.removeprefix("sqlite:///"))
+        other.execute("SELECT count(*) FROM cubehook_events").fetchone()
+        other.close()
+        return True
+
+    assert stored.in_child(come_and_go)
+    path = Path(url.removeprefix("sqlite:///") + "-wal")
+    assert path.exists()
+    log(logger, "2")
+    assert made.flush(PATIENCE)
+    assert {one.event_id for one in look.list()} == {"1", "2"}
