@@ -80,12 +80,18 @@ _forking = _Forking()
 
 def _before_fork() -> None:
     # SQLite has locks that the interpreter knows nothing of: a child that is forked while another
-    # thread is inside has them held for ever.
+    # thread is inside has them held for ever. And it notes for the whole process which files are
+    # locked: a child with the notes of its parent, but without the locks, would not take any, and
+    # whoever comes and goes would take the log of what is committed with it.
     ends = time.monotonic() + _FORK_SECONDS
-    turns = [database.turn for database in list(_databases) if database.kind == "sqlite"]
-    _forking.turns = tuple(
-        turn for turn in turns if turn.acquire(timeout=max(ends - time.monotonic(), 0.0))
-    )
+    taken = []
+    for database in list(_databases):
+        if database.kind == "sqlite" and database.turn.acquire(
+            timeout=max(ends - time.monotonic(), 0.0)
+        ):
+            taken.append(database.turn)
+            database.close()
+    _forking.turns = tuple(taken)
 
 
 def _after_in_parent() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.config
+import os
 import signal
 import sqlite3
 import subprocess
@@ -518,6 +519,40 @@ def test_a_closed_handler_stays_closed_in_a_child(
         return made.stats().dropped == {"closed": 1} and threading.active_count() == 1
 
     assert stored.in_child(child)
+
+
+def test_what_a_child_commits_is_there_when_its_parent_has_gone(
+    kind: str, url: str, handler: Make, logger: logging.Logger, look: Outbox
+) -> None:
+    """A child has not the locks of its parent, and SQLite in it must not think so."""
+    if kind != "sqlite":
+        pytest.skip("there is no file")
+    made = handler(outbox=url, deliver=False, flush_timeout=PATIENCE)
+    log(logger, "1")
+    assert made.flush(PATIENCE)
+    (ready, is_ready), (go_on, may_go_on) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            log(logger, "2")
+            made.flush(PATIENCE)
+            os.write(is_ready, b".")
+            os.read(go_on, 1)
+            log(logger, "3")
+            made.flush(PATIENCE)
+        finally:
+            os._exit(0)
+    os.read(ready, 1)
+    made.close()
+    come_and_go = (
+        "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT * FROM cubehook_events')"
+    )
+    subprocess.run([sys.executable, "-c", come_and_go, url.removeprefix("sqlite:///")], check=True)
+    os.write(may_go_on, b".")
+    os.waitpid(child, 0)
+    for one in (ready, is_ready, go_on, may_go_on):
+        os.close(one)
+    assert {one.event_id for one in look.list()} == {"1", "2", "3"}
 
 
 # --- Configuration ---
