@@ -53,6 +53,15 @@ def there() -> list[str]:
     return [SQLITE, *(kind for kind, name in _SERVERS.items() if name in os.environ)]
 
 
+def version(url: str) -> str:
+    """What answers there."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        numbers = connection.dialect.server_version_info or ()
+    engine.dispose()
+    return ".".join(map(str, numbers))
+
+
 @contextmanager
 def database(kind: str) -> Iterator[str]:
     """The URL of a new one, with empty tables, for as long as it is wanted."""

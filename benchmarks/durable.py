@@ -20,7 +20,7 @@ from benchmarks.slow import Slow
 MEMORY = "memory"
 ANSWER_SECONDS = 0.005
 
-_READY_SECONDS = 4.0  # until workers have started, on a machine that is busy
+_READY_SECONDS = 3.0  # until workers have started, on a machine that is busy
 _FEW = 1_000
 
 _STORING = {
@@ -67,7 +67,7 @@ def measure(options: Options) -> list[Figure]:
                 for row in workers.rows:
                     _work(row, slow.port, options)
     _compare(delivering, leasing, workers)
-    workers.remarks.append("absent: " + (", ".join(absent) or "none"))
+    storing.remarks += [_versions(kinds), "absent: " + (", ".join(absent) or "none")]
     return [one for one in figures if one is not workers or POSTGRES in kinds]
 
 
@@ -129,11 +129,19 @@ def _compare(delivering: Figure, leasing: Figure, workers: Figure) -> None:
         workers.ratios["durable, two workers / one, 32 attempts at once"] = default
 
 
+def _versions(kinds: list[str]) -> str:
+    found = []
+    for kind in kinds:
+        with database(kind) as url:
+            found.append(f"{kind} {databases.version(url)}")
+    return ", ".join(found) + ", as installed"
+
+
 # --- What is measured for a row, once ---
 
 
 def _store(row: Row, options: Options) -> None:
-    count = options.of(20_000, 3_000)
+    count = options.of(20_000, 2_000)
     synced = options.of(1_000, 200)
     row.add(
         group=_on_new(row.name, durable_work.store, count=count),
@@ -145,7 +153,7 @@ def _store(row: Row, options: Options) -> None:
 
 
 def _deliver(row: Row, port: int, options: Options) -> None:
-    count = options.of(6_000, 1_500)
+    count = options.of(6_000, 1_000)
     if row.name == MEMORY:
         row.add(through=child.run(durable_work.deliver, port=port, count=count, url=None))
         return
@@ -193,7 +201,7 @@ def _lease(row: Row, urls: tuple[str, str], options: Options) -> None:
 
 def _work(row: Row, port: int, options: Options) -> None:
     attempts = 4 if row.name.startswith("4") else 32
-    count = options.of(6_000, 1_500)
+    count = options.of(6_000, 1_000)
     one, two = (_together(number, attempts, port, count) for number in (1, 2))
     row.add(one=one, two=two, ratio=two / one)
 
