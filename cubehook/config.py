@@ -22,6 +22,9 @@ from cubehook.errors import ConfigError
 from cubehook.secret import Secret, variable
 
 ENDPOINTS_VARIABLE = "CUBE_API_WEBHOOK_ENDPOINTS"
+STORED = "outbox"
+"""In the place of a list of endpoints: those that are stored in the outbox."""
+
 MAX_PAYLOAD_CEILING = 1_048_576
 
 _DEEPEST = 4  # the list, the endpoint, its headers or events, and one to be refused
@@ -95,16 +98,21 @@ SETTING_CHECKS: dict[str, checks.Check] = {
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A configuration that can be used: every endpoint has a name and all its settings."""
+    """A configuration that can be used: every endpoint has a name and all its settings.
+
+    stored: the endpoints are those in the outbox, and so none of them is here.
+    """
 
     settings: Settings
     endpoints: tuple[Endpoint, ...]
+    stored: bool = False
 
 
 def load(endpoints: object = None, options: Mapping[str, object] | None = None) -> Config:
     """The configuration that ``endpoints`` and the handler's ``options`` amount to.
 
-    endpoints: a list of mappings or `Endpoint` objects; ``file:PATH`` (JSON) or ``env:NAME``; None:
+    endpoints: a list of mappings or `Endpoint` objects; ``file:PATH`` (JSON) or ``env:NAME``;
+    ``outbox``: those stored there, which whoever uses the configuration reads and follows; None:
     read from ``CUBE_API_WEBHOOK_ENDPOINTS``, and no endpoints where that is unset or empty.
 
     Raises `ConfigError` listing every problem at once.
@@ -119,10 +127,13 @@ def load(endpoints: object = None, options: Mapping[str, object] | None = None) 
     for key in ("durable", "deliver"):
         if getattr(settings, key) != getattr(Settings(), key) and given.get("outbox") is None:
             problems.append(f"{key}: needs an outbox")
-    loaded = load_endpoints(endpoints, settings, problems)
+    stored = isinstance(endpoints, str) and endpoints == STORED
+    if stored and given.get("outbox") is None:
+        problems.append("endpoints: 'outbox' needs an outbox")
+    loaded = () if stored else load_endpoints(endpoints, settings, problems)
     if problems:
         raise ConfigError(problems)
-    return Config(settings, loaded)
+    return Config(settings, loaded, stored)
 
 
 def load_endpoints(

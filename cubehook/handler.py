@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cubehook import lifecycle, threads
 from cubehook.config import Settings, load, load_endpoints
@@ -19,6 +19,9 @@ from cubehook.intake import ERROR, MAX_REMEMBERED_NAMES
 from cubehook.pipeline import DEFAULT_FORMAT, Pipeline
 from cubehook.redaction import Redactor
 from cubehook.stats import Stats
+
+if TYPE_CHECKING:
+    from cubehook.follower import Follower
 
 _DEFAULTS = Settings()
 _SAME_CALL = 0.2  # seconds; logging.shutdown flushes a handler and closes it right after
@@ -45,7 +48,8 @@ class WebhookHandler(logging.Handler):
         logger.info("created", extra={"event": "sandbox.created", "sandbox_id": "sb-1"})
 
     endpoints: a list of mappings or `Endpoint` objects; ``file:PATH`` or ``env:NAME`` of a JSON
-    array; None: read from ``CUBE_API_WEBHOOK_ENDPOINTS``. Without any, the handler is inert.
+    array; ``outbox``: those stored there, now and as they change; None: read from
+    ``CUBE_API_WEBHOOK_ENDPOINTS``. Without any, the handler is inert.
     queue_capacity: events waiting for the listener, and deliveries in the backlog of one endpoint.
     max_concurrency: worker threads, started as needed. max_payload_bytes: longest body.
     timeout, connect_timeout, max_retries, backoff_initial, backoff_max: the endpoints' defaults;
@@ -121,9 +125,33 @@ class WebhookHandler(logging.Handler):
         )
         self.formatter = self._format
         self._close_by: tuple[float, float] | None = None
+        self._follower: Follower | None = self._follow() if config.stored else None
         self._build()
         self._pipeline.resume()
+        if self._follower is not None:
+            self._follower.start()
         lifecycle.renew_after_fork(self)
+
+    def _follow(self) -> Follower:
+        """Read the endpoints that are stored, and be told of others."""
+        from cubehook.follower import Follower  # noqa: PLC0415  # SQLAlchemy is an extra
+
+        weak = weakref.ref(self)  # its thread must not keep a handler that was dropped
+
+        def apply(endpoints: Sequence[Mapping[str, Any]]) -> None:
+            handler = weak()
+            if handler is not None:
+                handler._replace(endpoints)
+
+        follower = Follower(cast(str, self._settings.outbox), apply)
+        try:
+            self._endpoints = load_endpoints(follower.first(), self._settings)
+        except ConfigError:
+            follower.stop()
+            raise
+        self._unfollow = weakref.finalize(self, follower.stop)
+        self._unfollow.atexit = False
+        return follower
 
     def _build(self) -> None:
         self._pipeline = Pipeline(self._settings, self._endpoints, self._format)
@@ -219,6 +247,8 @@ class WebhookHandler(logging.Handler):
         It waits for at most ``flush_timeout``, and no second time if ``flush`` just did. It does
         not wait while ``dictConfig`` replaces it: the old threads go on until they are done.
         """
+        if self._follower is not None:
+            self._follower.stop()
         pipeline = self._pipeline
         pipeline.shut()
         if lifecycle.holds_logging_lock():
@@ -239,10 +269,17 @@ class WebhookHandler(logging.Handler):
         """Replace the endpoints at run time; takes what ``endpoints`` of the constructor takes.
 
         An endpoint keeps its backlog by its name. What one that is gone, or disabled, had waiting
-        is dropped. One that had been switched off by a 410 is on again.
+        is dropped. One that had been switched off by a 410 is on again. Endpoints stored in the
+        outbox are followed no more.
 
         Raises `ConfigError`, and changes nothing then.
         """
+        self._replace(endpoints)
+        if self._follower is not None:
+            self._follower.stop()
+            self._follower = None  # nor in a forked child
+
+    def _replace(self, endpoints: Sequence[Endpoint | Mapping[str, Any]] | str | None) -> None:
         new = load_endpoints(endpoints, self._settings)
         _check_batches(new, self._format)
         self._endpoints = new
@@ -257,6 +294,18 @@ class WebhookHandler(logging.Handler):
         self._build()
         if closed:
             self._pipeline.shut()
+        elif self._follower is not None:
+            self._follow_anew(self._follower)
+
+    def _follow_anew(self, parents: Follower) -> None:
+        """In a forked child, from its first event on."""
+        from cubehook.follower import FirstLook  # noqa: PLC0415  # SQLAlchemy is an extra
+
+        self._unfollow.detach()
+        self._follower = follower = parents.renewed()
+        self._unfollow = weakref.finalize(self, follower.stop)
+        self._unfollow.atexit = False
+        self._pipeline.subscriptions = FirstLook(self._endpoints, follower.start)
 
     def _time_to_close(self) -> float:
         now = time.monotonic()

@@ -164,6 +164,12 @@ class Worker:
         self._relay.start()
         self._upkeep = threads.start("upkeep", self._keep_up)
 
+    def update_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
+        """The endpoints from now on. What others have waiting stays in the outbox."""
+        self._endpoints = tuple(endpoints)
+        self._courier.configure(self._endpoints)
+        self._relay.configure({one.name: policy_of(one) for one in self._endpoints if one.enabled})
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until `finish` is called, or for so many seconds; whether it was."""
         return self._finishing.wait(timeout)

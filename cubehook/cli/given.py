@@ -27,16 +27,23 @@ _NOT_OURS = {"class", "()", "level", "formatter", "filters", "."}
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """An outbox's URL, and the endpoints and settings of who works from it."""
+    """An outbox's URL, and the endpoints and settings of who works from it.
+
+    stored: the endpoints are those in the outbox; none of them is here.
+    """
 
     outbox: str
     endpoints: tuple[Endpoint, ...]
     settings: Settings
+    stored: bool = False
 
 
 def from_options(outbox: str, endpoints: str | None) -> Given:
-    """Of ``--outbox`` and ``--endpoints``: a JSON or YAML file with a list, or None for the
-    environment variable."""
+    """Of ``--outbox`` and ``--endpoints``: a JSON or YAML file with a list; ``outbox``: those
+    stored there; None for the environment variable."""
+    if endpoints == config.STORED:
+        loaded = config.load(endpoints, {"outbox": outbox})
+        return Given(_url(loaded.settings), (), loaded.settings, stored=True)
     listed = None if endpoints is None else _parsed(Path(endpoints))
     if endpoints is not None and not isinstance(listed, list):
         raise ConfigError("endpoints: the file must hold a list")
@@ -72,7 +79,10 @@ def from_file(path: str) -> Given:
     if len({one.settings.outbox for one in stored.values()}) > 1:
         raise ConfigError(f"{_names(stored)}: have different outboxes; use --outbox")
     settings = next(iter(stored.values())).settings
-    return Given(_url(settings), _united(stored), settings)
+    if len({one.stored for one in stored.values()}) > 1:
+        raise ConfigError(f"{_names(stored)}: 'endpoints: outbox' must be in all of them or none")
+    follows = next(iter(stored.values())).stored
+    return Given(_url(settings), _united(stored), settings, stored=follows)
 
 
 def _names(handlers: Mapping[str, object]) -> str:

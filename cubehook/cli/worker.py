@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cubehook.cli import given, moments, problems, signals
 from cubehook.cli.types import age
+from cubehook.config import Settings, load_endpoints
+from cubehook.errors import ConfigError
 
 if TYPE_CHECKING:
     from cubehook.health import HealthServer
@@ -58,7 +60,7 @@ def _retention(_: click.Context, __: click.Parameter, value: str) -> float | Non
 @click.option(
     "--endpoints",
     metavar="FILE",
-    help="With --outbox: a list of endpoints, .yaml or .json; "
+    help="With --outbox: a list of endpoints, .yaml or .json, or 'outbox' for those stored there; "
     "without it they are read from CUBE_API_WEBHOOK_ENDPOINTS.",
 )
 @click.option("--once", is_flag=True, help="Deliver what is due now, and exit.")
@@ -130,26 +132,56 @@ def _run(found: given.Given, options: Options) -> int:
     """The exit status."""
     from cubehook.worker import Worker
 
-    if not any(one.enabled for one in found.endpoints):
+    if not (found.stored or any(one.enabled for one in found.endpoints)):
         problems.fail("there is no endpoint to deliver to", problems.USAGE)
     settings = found.settings
     if options.concurrency is not None:
         settings = replace(settings, max_concurrency=options.concurrency)
+    followed = _Followed(found, settings) if found.stored else None
     made = Worker(
         found.outbox,
-        found.endpoints,
+        followed.endpoints if followed else found.endpoints,
         settings,
         lease_seconds=options.lease,
         retain_delivered=options.retain_delivered,
     )
     with _log_to_stderr(), signals.first_and_second(made.finish):
         served = _serve_health(made, options.health) if options.health else None
+        if followed:
+            followed.keep(made)
         try:
             return _work(made, options.once)
         finally:
+            if followed:
+                followed.follower.stop()
             made.stop()
             if served is not None:
                 served.stop()
+
+
+class _Followed:
+    """The endpoints that are stored in the outbox, now; and, once it is told to, later."""
+
+    def __init__(self, found: given.Given, settings: Settings) -> None:
+        from cubehook.follower import Follower
+
+        self._settings = settings
+        self._worker: Worker | None = None
+        self.follower = Follower(found.outbox, self._apply)
+        try:
+            self.endpoints = load_endpoints(self.follower.first(), settings)
+        except ConfigError:
+            self.follower.stop()
+            raise
+
+    def keep(self, worker: Worker) -> None:
+        """Give the worker what changes."""
+        self._worker = worker
+        self.follower.start()
+
+    def _apply(self, mappings: Sequence[dict[str, Any]]) -> None:
+        if self._worker is not None:
+            self._worker.update_endpoints(load_endpoints(mappings, self._settings))
 
 
 def _work(made: Worker, once: bool) -> int:
