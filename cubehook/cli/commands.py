@@ -9,6 +9,7 @@ import click
 from cubehook._version import __version__
 from cubehook.cli.deliveries import deliveries
 from cubehook.cli.demo import run_demo
+from cubehook.cli.endpoints import endpoints
 from cubehook.cli.worker import worker
 
 
@@ -32,3 +33,4 @@ def demo(timeout: float) -> None:
 
 cli.add_command(worker)
 cli.add_command(deliveries)
+cli.add_command(endpoints)

@@ -218,7 +218,7 @@ def _opened(outbox: str | None, config: str | None) -> Iterator[Outbox]:
         from cubehook.outbox import Outbox
 
         url = given.from_file(config).outbox if config else given.outbox_alone(outbox or "")
-        _check_file(url)
+        check_file(url)
         store = Outbox(url)
         try:
             yield store
@@ -226,7 +226,7 @@ def _opened(outbox: str | None, config: str | None) -> Iterator[Outbox]:
             store.close()
 
 
-def _check_file(url: str) -> None:
+def check_file(url: str) -> None:
     """Who only looks shall not make a new database where a path is wrong."""
     from sqlalchemy import make_url
 
