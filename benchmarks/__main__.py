@@ -5,6 +5,7 @@ delivery  signed deliveries a second, and their CPU time
 latency   from the log call to the receiver
 growth    with endpoints, retries and queued events
 impact    what a loop that computes feels
+durable   what an outbox costs, and what a second worker brings
 
 Every figure is measured by turns with what it is compared to, several times over.
 """
@@ -19,8 +20,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import caller, delivery, growth, impact, latency, machine, nginx, report
-from benchmarks.figure import Figure, Options
+from benchmarks.figure import Figure, Options, progress
 from benchmarks.goals import judge
+
+
+def _durable(options: Options) -> list[Figure]:
+    try:
+        from benchmarks import durable  # noqa: PLC0415  # the rest works without SQLAlchemy
+    except ImportError:
+        progress("durable: SQLAlchemy is not installed")
+        return []
+    return durable.measure(options)
+
 
 FIGURES: dict[str, Callable[[Options], list[Figure]]] = {
     "caller": caller.measure,
@@ -28,6 +39,7 @@ FIGURES: dict[str, Callable[[Options], list[Figure]]] = {
     "latency": latency.measure,
     "growth": growth.measure,
     "impact": impact.measure,
+    "durable": _durable,
 }
 
 
@@ -64,7 +76,7 @@ def main() -> None:
     # Who stops us stops the processes that measure, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        if "delivery" in arguments.only:
+        if {"delivery", "durable"}.intersection(arguments.only):
             nginx.found()  # better now than after many minutes
         described = machine.describe()
         figures = [figure for name in arguments.only for figure in FIGURES[name](options)]

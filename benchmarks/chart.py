@@ -26,6 +26,7 @@ _DRAWN = {
     "delivery": ("per_second", "signed deliveries a second", True),
     "latency": ("idle50", "from logger.info to the receiver, idle: p50, ms", False),
     "growth, time": ("growth", "time per event, with the most ÷ with the least", False),
+    "durable, delivering": ("through", "through a handler and its outbox: events a second", True),
     "impact": ("slower", "a loop that computes is slower by, %", False),
 }
 

@@ -49,6 +49,24 @@ GOALS = (
     Goal("latency, idle / POST", "p50 latency, idle ÷ one bare urllib3 POST", AT_MOST, 2.0),
     Goal("growth, endpoints", "time per event at 1,000 endpoints ÷ at 1", AT_MOST, 1.3),
     Goal("growth, retries", "time per event at 10⁶ waiting retries ÷ at 10³", AT_MOST, 1.3),
+    Goal("durable, SQLite / memory", "delivered/s from SQLite ÷ from memory", AT_LEAST, 0.6),
+    Goal("durable, PostgreSQL / memory", "delivered/s from PostgreSQL ÷ memory", AT_LEAST, 0.6),
+    Goal(
+        "durable, two workers / one",
+        "delivered/s of 2 workers ÷ 1, PostgreSQL, an answer takes 5 ms",
+        AT_LEAST,
+        1.6,
+    ),
+    *(
+        Goal(
+            f"durable, lease {kind}, {what}",
+            f"a lease at 10⁶ waiting ÷ at 10³, {kind}, {what}",
+            AT_MOST,
+            2.0,
+        )
+        for kind in ("SQLite", "PostgreSQL")
+        for what in ("plain", "keyed")
+    ),
     Goal("bytes, queued", "bytes per queued 300-byte event", AT_MOST, 2048),
 )
 

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks import nginx
 from benchmarks.peers import CONTENDERS
 
-_LIBRARIES = ("requests", "urllib3", "pycurl", "opentelemetry-sdk")
+_LIBRARIES = ("requests", "urllib3", "pycurl", "opentelemetry-sdk", "SQLAlchemy")
 
 
 def describe() -> dict[str, Any]:

@@ -76,6 +76,17 @@ def whole(least: int, most: int) -> Check:
     return check
 
 
+def one_of(*names: str) -> Check:
+    """One of these strings."""
+
+    def check(value: object) -> str:
+        if string(value) not in names:
+            raise ValueError(f"must be one of: {', '.join(names)}")
+        return str(value)
+
+    return check
+
+
 def string(value: object) -> str:
     """A string that is not empty."""
     if not isinstance(value, str):

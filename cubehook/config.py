@@ -6,10 +6,11 @@ a file; every problem names the endpoint and the key, never a value.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from cubehook import checks
@@ -18,9 +19,12 @@ from cubehook.addresses import Network
 from cubehook.destination import ADDRESS_CHECKS
 from cubehook.endpoint import DELIVERY_CHECKS, Endpoint
 from cubehook.errors import ConfigError
-from cubehook.secret import variable
+from cubehook.secret import Secret, variable
 
 ENDPOINTS_VARIABLE = "CUBE_API_WEBHOOK_ENDPOINTS"
+STORED = "outbox"
+"""In the place of a list of endpoints: those that are stored in the outbox."""
+
 MAX_PAYLOAD_CEILING = 1_048_576
 
 _DEEPEST = 4  # the list, the endpoint, its headers or events, and one to be refused
@@ -37,6 +41,8 @@ class Settings:
     flush_timeout: the longest that ``flush`` and ``close`` wait when not told otherwise.
     redact, keep: names that are removed, or kept, beside what the rules say.
     denied_networks: added to every endpoint's own.
+    outbox: the URL of the database that events are stored in; None: memory. durable: ``async``, or
+    ``sync``: a log call returns after the commit. deliver: whether this process delivers as well.
     The others are the defaults of the endpoints.
     """
 
@@ -50,6 +56,9 @@ class Settings:
     backoff_max: float = 3600.0
     flush_timeout: float = 5.0
     transport: str = "requests"
+    outbox: str | None = field(default=None, repr=False)
+    durable: str = "async"
+    deliver: bool = True
     redact: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
     allow_private_urls: bool = False
@@ -58,10 +67,27 @@ class Settings:
     denied_networks: tuple[Network, ...] = ()
 
 
+def _outbox(value: object) -> str:
+    """The URL of a database; it may hold a password."""
+    text = Secret.read(checks.string(value)).value
+    if importlib.util.find_spec("sqlalchemy") is None:
+        raise ValueError("needs: pip install 'cubehook[outbox]'")
+    from cubehook.outbox import Outbox  # noqa: PLC0415  # SQLAlchemy is an extra
+
+    try:
+        Outbox(text)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("outbox: ")) from None
+    return text
+
+
 SETTING_CHECKS: dict[str, checks.Check] = {
     "queue_capacity": checks.whole(1, 10_000_000),
     "max_payload_bytes": checks.whole(1, MAX_PAYLOAD_CEILING),
     "flush_timeout": checks.seconds,
+    "outbox": _outbox,
+    "durable": checks.one_of("async", "sync"),
+    "deliver": checks.flag,
     "redact": checks.strings,
     "keep": checks.strings,
     **DELIVERY_CHECKS,
@@ -72,16 +98,21 @@ SETTING_CHECKS: dict[str, checks.Check] = {
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A configuration that can be used: every endpoint has a name and all its settings."""
+    """A configuration that can be used: every endpoint has a name and all its settings.
+
+    stored: the endpoints are those in the outbox, and so none of them is here.
+    """
 
     settings: Settings
     endpoints: tuple[Endpoint, ...]
+    stored: bool = False
 
 
 def load(endpoints: object = None, options: Mapping[str, object] | None = None) -> Config:
     """The configuration that ``endpoints`` and the handler's ``options`` amount to.
 
-    endpoints: a list of mappings or `Endpoint` objects; ``file:PATH`` (JSON) or ``env:NAME``; None:
+    endpoints: a list of mappings or `Endpoint` objects; ``file:PATH`` (JSON) or ``env:NAME``;
+    ``outbox``: those stored there, which whoever uses the configuration reads and follows; None:
     read from ``CUBE_API_WEBHOOK_ENDPOINTS``, and no endpoints where that is unset or empty.
 
     Raises `ConfigError` listing every problem at once.
@@ -93,10 +124,16 @@ def load(endpoints: object = None, options: Mapping[str, object] | None = None) 
     readable = all(key in values for key in ("backoff_initial", "backoff_max") if key in given)
     if readable and settings.backoff_initial > settings.backoff_max:
         problems.append("backoff_initial: must not be greater than backoff_max")
-    loaded = load_endpoints(endpoints, settings, problems)
+    for key in ("durable", "deliver"):
+        if getattr(settings, key) != getattr(Settings(), key) and given.get("outbox") is None:
+            problems.append(f"{key}: needs an outbox")
+    stored = isinstance(endpoints, str) and endpoints == STORED
+    if stored and given.get("outbox") is None:
+        problems.append("endpoints: 'outbox' needs an outbox")
+    loaded = () if stored else load_endpoints(endpoints, settings, problems)
     if problems:
         raise ConfigError(problems)
-    return Config(settings, loaded)
+    return Config(settings, loaded, stored)
 
 
 def load_endpoints(
@@ -110,6 +147,12 @@ def load_endpoints(
     items = _plain(_given(_plain(endpoints, found), found), found)
     loaded = [_endpoint(item, index, settings, found) for index, item in enumerate(items)]
     found += _duplicates(items)
+    if settings.outbox is not None:
+        found += [
+            f"endpoint {one.name!r}: batch: cannot be used with an outbox"
+            for one in loaded
+            if one is not None and one.batching
+        ]
     if problems is not None:
         problems += found
     elif found:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from cubehook import threads
-from cubehook.lane import LaneSettings
+from cubehook.lane import Delivery, LaneSettings
 from cubehook.notices import notice
 from cubehook.outcome import Dead, Delivered, Failure, Outcome, Split
 from cubehook.pace import Effort
@@ -42,12 +42,19 @@ class _Finished(NamedTuple):
 class Dispatcher:
     """Owns the schedule and the worker threads.
 
-    max_concurrency: the most threads, started as needed. clock: monotonic seconds.
+    max_concurrency: the most threads, started as needed. clock: monotonic seconds. on_return: is
+    called, with a lock held, when there is something for `returned`.
     """
 
-    def __init__(self, max_concurrency: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        max_concurrency: int,
+        clock: Callable[[], float] = time.monotonic,
+        on_return: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._on_return = on_return
         self._most = max_concurrency
-        self._clock = clock
+        self.clock = self._clock = clock
         self._schedule = Schedule(max_concurrency)
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # idle workers wait here …
@@ -79,6 +86,36 @@ class Dispatcher:
                 dropped |= self._schedule.fan_out(event, now)
             self._call_worker()
             return dropped
+
+    def lend(self, deliveries: Iterable[tuple[str, Delivery]]) -> None:
+        """Take deliveries that are leased from the outbox, for the lanes of these names.
+
+        Each comes back by `returned`, after one attempt or without any.
+        """
+        with self._lock:
+            now = self._clock()
+            for name, delivery in deliveries:
+                if not self._schedule.lend(name, delivery, now):
+                    self._schedule.refuse(delivery)
+            self._call_worker()
+
+    def appetites(self) -> dict[str, int]:
+        """See `Schedule.appetites`."""
+        with self._lock:
+            return self._schedule.appetites(self._clock())
+
+    def returned(self) -> list[tuple[object, Outcome | None]]:
+        """See `Schedule.returned`."""
+        with self._lock:
+            return self._schedule.returned()
+
+    def give_back(self) -> None:
+        """End what is leased from the outbox and not in flight."""
+        with self._lock:
+            self._schedule.give_back()
+            self._on_return()
+            self._end_if_drained()
+            self._tell_waiters()
 
     def wait(self, timeout: float) -> bool:
         """Wait until everything submitted before has ended, or for ``timeout`` seconds.
@@ -194,7 +231,10 @@ class Dispatcher:
     def _settle(self, finished: _Finished) -> None:
         lane = finished.job.lane
         was_open = lane.open
+        leased = finished.job.delivery.lease is not None
         self._schedule.settle(finished.job, finished.outcome, self._clock(), finished.effort)
+        if leased:
+            self._on_return()
         if lane.open != was_open:
             self._circuits.append((lane.name, lane.open))
         self._end_if_drained()

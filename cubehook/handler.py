@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cubehook import lifecycle, threads
 from cubehook.config import Settings, load, load_endpoints
@@ -19,6 +19,9 @@ from cubehook.intake import ERROR, MAX_REMEMBERED_NAMES
 from cubehook.pipeline import DEFAULT_FORMAT, Pipeline
 from cubehook.redaction import Redactor
 from cubehook.stats import Stats
+
+if TYPE_CHECKING:
+    from cubehook.follower import Follower
 
 _DEFAULTS = Settings()
 _SAME_CALL = 0.2  # seconds; logging.shutdown flushes a handler and closes it right after
@@ -45,12 +48,16 @@ class WebhookHandler(logging.Handler):
         logger.info("created", extra={"event": "sandbox.created", "sandbox_id": "sb-1"})
 
     endpoints: a list of mappings or `Endpoint` objects; ``file:PATH`` or ``env:NAME`` of a JSON
-    array; None: read from ``CUBE_API_WEBHOOK_ENDPOINTS``. Without any, the handler is inert.
+    array; ``outbox``: those stored there, now and as they change; None: read from
+    ``CUBE_API_WEBHOOK_ENDPOINTS``. Without any, the handler is inert.
     queue_capacity: events waiting for the listener, and deliveries in the backlog of one endpoint.
     max_concurrency: worker threads, started as needed. max_payload_bytes: longest body.
     timeout, connect_timeout, max_retries, backoff_initial, backoff_max: the endpoints' defaults;
     times in seconds. flush_timeout: the longest that ``flush`` and ``close`` wait, in seconds.
     transport: ``requests``, or ``curl`` (libcurl; extra ``curl``), which costs less.
+    outbox: the SQLAlchemy URL of a database that events are stored in before they are delivered;
+    ``env:NAME`` or ``file:PATH``; None: memory. durable: ``sync``: a log call returns after the
+    commit. deliver: False: only store, for `cubehook worker` to deliver.
     redact: more field names to remove. keep: names to keep although the rules would remove them.
     allow_private_urls, allow_insecure_http, allowed_networks, denied_networks: the endpoints'
     defaults (the last one is added to what they say): which addresses may be connected to.
@@ -74,6 +81,9 @@ class WebhookHandler(logging.Handler):
         backoff_max: float = _DEFAULTS.backoff_max,
         flush_timeout: float = _DEFAULTS.flush_timeout,
         transport: str = _DEFAULTS.transport,
+        outbox: str | None = None,
+        durable: str = _DEFAULTS.durable,
+        deliver: bool = _DEFAULTS.deliver,
         redact: Sequence[str] = (),
         keep: Sequence[str] = (),
         allow_private_urls: bool = _DEFAULTS.allow_private_urls,
@@ -94,6 +104,8 @@ class WebhookHandler(logging.Handler):
             "backoff_max": backoff_max,
             "flush_timeout": flush_timeout,
             "transport": transport,
+            "durable": durable,
+            "deliver": deliver,
             "redact": redact,
             "keep": keep,
             "allow_private_urls": allow_private_urls,
@@ -101,6 +113,8 @@ class WebhookHandler(logging.Handler):
             "allowed_networks": allowed_networks,
             "denied_networks": denied_networks,
         }
+        if outbox is not None:
+            options["outbox"] = outbox
         config = load(endpoints, options | unknown)
         super().__init__(level)
         self._settings = config.settings
@@ -111,12 +125,37 @@ class WebhookHandler(logging.Handler):
         )
         self.formatter = self._format
         self._close_by: tuple[float, float] | None = None
+        self._follower: Follower | None = self._follow() if config.stored else None
         self._build()
+        self._pipeline.resume()
+        if self._follower is not None:
+            self._follower.start()
         lifecycle.renew_after_fork(self)
+
+    def _follow(self) -> Follower:
+        """Read the endpoints that are stored, and be told of others."""
+        from cubehook.follower import Follower  # noqa: PLC0415  # SQLAlchemy is an extra
+
+        weak = weakref.ref(self)  # its thread must not keep a handler that was dropped
+
+        def apply(endpoints: Sequence[Mapping[str, Any]]) -> None:
+            handler = weak()
+            if handler is not None:
+                handler._replace(endpoints)
+
+        follower = Follower(cast(str, self._settings.outbox), apply)
+        try:
+            self._endpoints = load_endpoints(follower.first(), self._settings)
+        except ConfigError:
+            follower.stop()
+            raise
+        self._unfollow = weakref.finalize(self, follower.stop)
+        self._unfollow.atexit = False
+        return follower
 
     def _build(self) -> None:
         self._pipeline = Pipeline(self._settings, self._endpoints, self._format)
-        if type(self).emit is WebhookHandler.emit:
+        if type(self).emit is WebhookHandler.emit and self._settings.durable == "async":
             # What the method would call, and each call costs the application.
             self.emit = self._pipeline.intake.emit  # type: ignore[method-assign]
         # An application may drop a handler without closing it.
@@ -158,8 +197,14 @@ class WebhookHandler(logging.Handler):
         return record
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue the event that ``record`` carries. Nothing is raised, nothing waits."""
+        """Queue the event that ``record`` carries. Nothing is raised.
+
+        Nothing waits either, unless the outbox is ``durable: sync``: then for the commit, at most
+        ``flush_timeout``.
+        """
         self._pipeline.intake.emit(record)
+        if self._settings.durable == "sync":
+            self._pipeline.committed(self._settings.flush_timeout)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Count the event as dropped; the inherited method prints it, and it is payload."""
@@ -202,6 +247,8 @@ class WebhookHandler(logging.Handler):
         It waits for at most ``flush_timeout``, and no second time if ``flush`` just did. It does
         not wait while ``dictConfig`` replaces it: the old threads go on until they are done.
         """
+        if self._follower is not None:
+            self._follower.stop()
         pipeline = self._pipeline
         pipeline.shut()
         if lifecycle.holds_logging_lock():
@@ -222,14 +269,22 @@ class WebhookHandler(logging.Handler):
         """Replace the endpoints at run time; takes what ``endpoints`` of the constructor takes.
 
         An endpoint keeps its backlog by its name. What one that is gone, or disabled, had waiting
-        is dropped. One that had been switched off by a 410 is on again.
+        is dropped. One that had been switched off by a 410 is on again. Endpoints stored in the
+        outbox are followed no more.
 
         Raises `ConfigError`, and changes nothing then.
         """
+        self._replace(endpoints)
+        if self._follower is not None:
+            self._follower.stop()
+            self._follower = None  # nor in a forked child
+
+    def _replace(self, endpoints: Sequence[Endpoint | Mapping[str, Any]] | str | None) -> None:
         new = load_endpoints(endpoints, self._settings)
         _check_batches(new, self._format)
         self._endpoints = new
         self._pipeline.configure(self._endpoints)
+        self._pipeline.resume()
 
     def renew(self) -> None:
         """Start afresh in a forked child: the parent delivers what the parent logged."""
@@ -239,6 +294,18 @@ class WebhookHandler(logging.Handler):
         self._build()
         if closed:
             self._pipeline.shut()
+        elif self._follower is not None:
+            self._follow_anew(self._follower)
+
+    def _follow_anew(self, parents: Follower) -> None:
+        """In a forked child, from its first event on."""
+        from cubehook.follower import FirstLook  # noqa: PLC0415  # SQLAlchemy is an extra
+
+        self._unfollow.detach()
+        self._follower = follower = parents.renewed()
+        self._unfollow = weakref.finalize(self, follower.stop)
+        self._unfollow.atexit = False
+        self._pipeline.subscriptions = FirstLook(self._endpoints, follower.start)
 
     def _time_to_close(self) -> float:
         now = time.monotonic()

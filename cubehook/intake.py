@@ -28,6 +28,10 @@ MAX_REMEMBERED_NAMES = 4096
 LOOKS, LOOK_SECONDS = 4, 0.001
 """How often, and after which pauses, a listener looks for the next record before it blocks."""
 
+MOST_BEHIND = 128
+"""So many items, records and further marks, are taken after a mark while more is queued, before it
+is seen to: what many threads wait for is then one transaction."""
+
 QUEUE_FULL = "queue_full"
 TOO_LARGE = "too_large"
 CLOSED = "closed"
@@ -147,6 +151,8 @@ class EventQueueListener(QueueListener):
 
     def __init__(self, queue: SimpleQueue[Any], *handlers: Any, **options: Any) -> None:
         super().__init__(queue, *handlers, **options)
+        self._marks: list[Mark] = []  # come to, while there was more to take
+        self._behind = 0  # items since the first of them
         self._pausing = [handler.pause for handler in handlers if hasattr(handler, "pause")]
 
     @property
@@ -174,12 +180,12 @@ class EventQueueListener(QueueListener):
         """Hand on a snapshot, or do what a `Mark` says. Nothing is raised: the thread must live."""
         try:
             if isinstance(record, Mark):
-                self._pause()
-                record.reached()
+                self._marks.append(record)
             else:
                 super().handle(record)
-                if self.queue.empty():
-                    self._pause()
+            self._behind += bool(self._marks)
+            if self.queue.empty() or self._behind >= MOST_BEHIND:
+                self._pause()
         except Exception as error:
             notice(logger, logging.ERROR, "an event was lost (%s)", type(error).__name__)
 
@@ -201,7 +207,7 @@ class EventQueueListener(QueueListener):
 
     def join(self, timeout: float) -> bool:
         """Wait for the thread's end. Returns whether it has ended."""
-        if self._thread is not None:
+        if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
         return not self.running
 
@@ -212,3 +218,7 @@ class EventQueueListener(QueueListener):
     def _pause(self) -> None:
         for pause in self._pausing:
             pause()
+        marks, self._marks = self._marks, []
+        self._behind = 0
+        for mark in marks:
+            mark.reached()

@@ -25,6 +25,9 @@ LONGEST_PROBE_PAUSE = 60.0
 hours, but an endpoint that is back should be noticed within a minute."""
 
 
+AHEAD, MOST_AHEAD = 16, 256
+"""How many deliveries are leased ahead: for each attempt that a lane may make at once; at most."""
+
 _UNMADE = Message("", "", None, "", b"")
 
 
@@ -34,12 +37,13 @@ class Delivery:
     generation: which ``flush`` waits for it. since: when it was offered. floor: the moment a
     ``Retry-After`` forbids to be early for. leads: it is the one of its key that the others wait
     for. tried: an attempt was made. alone: no batch may take it in. parts: what a batch is made of;
-    empty for a single event.
+    empty for a single event. lease: what the outbox knows it by; None for one that is in memory
+    alone. until: when the lease ends; no attempt begins after that, since others may have it.
     """
 
     __slots__ = (
-        *("alone", "floor", "generation", "join", "leads"),
-        *("message", "parts", "retry", "since", "tried"),
+        *("alone", "floor", "generation", "join", "leads", "lease"),
+        *("message", "parts", "retry", "since", "tried", "until"),
     )
 
     def __init__(
@@ -52,6 +56,8 @@ class Delivery:
         self.floor = 0.0
         self.leads = self.tried = self.alone = False
         self.parts: tuple[Delivery, ...] = ()
+        self.lease: object = None
+        self.until = 0.0
         self.join: Callable[[Sequence[Message]], Message] | None = None
 
     @classmethod
@@ -233,6 +239,10 @@ class Lane:
             self._release(delivery)
             return True
         self._failed(now, pause=isinstance(outcome, RetryAt) or outcome.exhausted)
+        if isinstance(outcome, RetryAt) and delivery.lease is not None:
+            self._counts["retried"] += 1
+            self._counts["stored"] += 1  # the outbox keeps the time, and the order
+            return True
         if isinstance(outcome, Dead) or self.off:
             self.off = self.off or (isinstance(outcome, Dead) and outcome.gone)
             self._counts["dead"] += delivery.size
@@ -254,12 +264,39 @@ class Lane:
         ended = self._clear(waiting)
         self.waiting = self._events.queued = self._events.waiting = 0
         self._batches -= sum(bool(delivery.parts) for delivery in ended)
-        events = sum(delivery.size for delivery in ended)
+        events = sum(delivery.size for delivery in ended if delivery.lease is None)
+        self._counts["stored"] += sum(delivery.lease is not None for delivery in ended)
         if reason is None:
             self._counts["dead"] += events
-        else:
+        elif events:
             self._dropped[reason] += events
         return ended
+
+    def lend(self, delivery: Delivery) -> bool:
+        """Take one that is leased from the outbox, whatever the backlog. False: the lane is off."""
+        if self.off:
+            return False
+        self._counts["received"] += 1
+        self._events.queued += 1
+        delivery.alone = True  # the outbox keeps the order, by leasing one of a key at a time
+        self.ready.append(delivery)
+        return True
+
+    def unlend(self, now: float = math.inf) -> list[Delivery]:
+        """Take out what is leased and not in flight; ``now``: only leases that have ended."""
+        ended = [one for one in self.ready if one.lease is not None and one.until <= now]
+        if ended:
+            self.ready = deque(one for one in self.ready if one.lease is None or one.until > now)
+        self._events.queued -= len(ended)
+        self._counts["stored"] += len(ended)
+        return ended
+
+    def appetite(self, now: float) -> int:
+        """How many more deliveries from the outbox would have something to do here."""
+        if self.off or (self.open and now < self.probe_at):
+            return 0
+        most = 1 if self.open else min(AHEAD * self._window, MOST_AHEAD)
+        return max(most - self.pending, 0)
 
     def stats(self) -> EndpointStats:
         """The counts at this moment."""
@@ -275,6 +312,7 @@ class Lane:
             in_flight=self._events.in_flight,
             waiting=self._events.waiting,
             failures_in_row=self.failures,
+            stored=counts["stored"],
         )
 
     @property

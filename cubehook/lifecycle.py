@@ -35,8 +35,8 @@ class Living(Protocol):
     def busy(self) -> bool:
         """Whether there is work."""
 
-    def report(self) -> None:
-        """Say what is left."""
+    def stop(self) -> None:
+        """Give back what others could do, and say what is left."""
 
 
 class Renewable(Protocol):
@@ -122,7 +122,7 @@ def _end_of_child() -> None:
     """What ``atexit`` and ``logging.shutdown`` do in other processes."""
     _flush_all()
     for one in list(_living):
-        one.report()
+        one.stop()
 
 
 def _add_finalizer() -> None:

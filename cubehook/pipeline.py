@@ -12,17 +12,16 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import cast
+from typing import TYPE_CHECKING
 
-from cubehook import batch, formats, lifecycle, threads
-from cubehook.attempt import Sender
+from cubehook import formats, lifecycle, threads
 from cubehook.config import Settings
-from cubehook.dispatcher import Dispatcher
+from cubehook.courier import Courier
 from cubehook.endpoint import Endpoint
 from cubehook.event import Attributes, Event
-from cubehook.formats import BatchFormat, BodyFormat
+from cubehook.formats import BodyFormat
 from cubehook.intake import (
     ERROR,
     TOO_LARGE,
@@ -31,12 +30,13 @@ from cubehook.intake import (
     Mark,
     Subscriptions,
 )
-from cubehook.lane import Batching, LaneSettings
 from cubehook.message import Message
 from cubehook.notices import notice
-from cubehook.retry import WebhookRetry
 from cubehook.schedule import Formatted
 from cubehook.stats import Stats
+
+if TYPE_CHECKING:
+    from cubehook.depot import Depot
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,9 @@ WARNING_INTERVAL = 30.0
 
 STRAGGLERS_SECONDS = 1.0
 """How long a closed handler looks out for events that were being queued when it was closed."""
+
+UNDER_WAY_SECONDS = 1.0
+"""With an outbox, how long the end waits for attempts under way: what is cut off is sent again."""
 
 MOST_AT_ONCE = 32
 """So many events are fanned out together at most."""
@@ -69,10 +72,17 @@ class Pipeline:
         self._queue: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.intake = EventQueueHandler(self._queue, settings.queue_capacity, self._wake)
         self.listener = EventQueueListener(self._queue, self)
-        self.dispatcher = Dispatcher(settings.max_concurrency)
         self._formats: dict[str, BodyFormat] = {DEFAULT_FORMAT: default}
         self._formatted: list[Formatted] = []  # and not yet fanned out
-        self._senders: dict[str, Sender] = {}
+        self._courier = Courier(
+            max_concurrency=settings.max_concurrency,
+            queue_capacity=settings.queue_capacity,
+            max_payload_bytes=settings.max_payload_bytes,
+            formats=self._formats,
+            on_return=self._returned,
+        )
+        self.dispatcher = self._courier.dispatcher
+        self._depot = self._make_depot()
         self._dropping = False  # something was dropped that no warning has told
         self._warned_at = -WARNING_INTERVAL
         self._warned_of: Counter[str] = Counter()
@@ -97,15 +107,32 @@ class Pipeline:
                 self._formats[endpoint.format] = formats.make(
                     endpoint.format, self._settings.redact, self._settings.keep
                 )
-        former, self._senders = self._senders, {one.name: Sender(one) for one in endpoints}
-        self.dispatcher.set_lanes(self._lane(one) for one in endpoints if one.enabled)
+        self._courier.configure(endpoints)
+        if self._depot is not None:
+            self._depot.configure(endpoints)
+        self.subscribed = bool(endpoints)
         self.subscriptions = Subscriptions(endpoints)
-        for name in former.keys() - self._senders.keys():
-            former[name].close()  # the others' are closed when their last attempt lets go of them
+
+    def resume(self) -> None:
+        """Deliver what a former process has left in the outbox; the first event does it otherwise.
+
+        Not for a forked child: that may be about to become another program, and its parent does.
+        """
+        if self._depot is None or not self.subscribed or self._leaving or self._stopped:
+            return
+        lifecycle.add(self)
+        with contextlib.suppress(RuntimeError):  # no thread to be had: perhaps later
+            self._depot.start()
 
     def use_default(self, default: BodyFormat) -> None:
         """The format of endpoints that name none, from now on."""
         self._formats[DEFAULT_FORMAT] = default
+
+    def committed(self, timeout: float) -> bool:
+        """Wait until what was taken before is stored, at most ``timeout`` seconds."""
+        if self._stopped or threads.is_own() or lifecycle.holds_logging_lock():
+            return False  # nothing comes any more, or it would wait for itself
+        return self._fan_out_all(timeout)
 
     # In the application's thread.
 
@@ -121,6 +148,8 @@ class Pipeline:
                 lifecycle.add(self)
                 self.listener.start()
                 self.intake.asleep = False
+                if self._depot is not None:
+                    self._depot.start()
         except RuntimeError:
             pass  # the interpreter is shutting down: `flush` does the work in its own thread
         finally:
@@ -150,7 +179,8 @@ class Pipeline:
         if not self._formatted:
             return
         formatted, self._formatted = self._formatted, []
-        if self.dispatcher.submit(formatted) or self.intake.dropping:
+        take = self.dispatcher.submit if self._depot is None else self._depot.store
+        if take(formatted) or self.intake.dropping:
             self.intake.dropping, self._dropping = False, True
         if self._dropping and time.monotonic() - self._warned_at >= WARNING_INTERVAL:
             self._dropping = False
@@ -180,7 +210,7 @@ class Pipeline:
         return Message(event.id, event.name, event.key, body_format.content_type, body)
 
     def _fitting(self, message: Message | str, endpoint: Endpoint) -> Message | str:
-        if isinstance(message, str) or len(message.body) <= self._longest(endpoint):
+        if isinstance(message, str) or len(message.body) <= self._courier.longest(endpoint):
             return message
         return TOO_LARGE
 
@@ -202,6 +232,8 @@ class Pipeline:
             return False  # the thread would wait for itself
         if not self._fan_out_all(timeout):
             return False
+        if self._depot is not None:
+            return True  # what is stored is safe
         return self.dispatcher.wait(max(ends - time.monotonic(), 0.0))
 
     def shut(self) -> None:
@@ -214,6 +246,8 @@ class Pipeline:
         if not self._leaving:
             self._leaving = True
             self._queue.put(Mark(self._last_fanned_out))
+            if self._depot is not None and self.intake.asleep:
+                self._wake()  # without an event there is no listener yet, but the outbox's thread
 
     def stop(self) -> None:
         """The end: say what is left, and let the threads go."""
@@ -221,8 +255,12 @@ class Pipeline:
         if self._stopped:
             return
         self._stopped = self._leaving = True
-        self.report()
         self.listener.leave()
+        if self._depot is not None:
+            self._depot.give_up()
+            self.listener.join(UNDER_WAY_SECONDS)  # it counts what cannot be stored
+            self._depot.stop(min(self.flush_timeout, UNDER_WAY_SECONDS))
+        self.report()
         self.dispatcher.stop()
         self._end()
 
@@ -232,13 +270,18 @@ class Pipeline:
 
     def last_chance(self) -> None:
         """Try what waits for a retry now: there may be no later."""
-        self.dispatcher.hurry()
+        if self._depot is None:  # what is stored has time
+            self.dispatcher.hurry()
 
     def report(self) -> None:
         """Say in one line what is left undelivered, if anything is."""
         self._warn_of_drops()
         stats = self.stats()
-        if stats.pending:
+        if self._depot is not None:  # else it is safe, and sent later
+            lanes = sum(one.queued for one in stats.endpoints.values())
+            if stats.queued > lanes:
+                notice(logger, logging.ERROR, "closed with %d not stored", stats.queued - lanes)
+        elif stats.pending:
             notice(
                 logger,
                 logging.ERROR,
@@ -256,7 +299,7 @@ class Pipeline:
                 break
         queued = max(offered - dropped.total() - census.fanned_out, 0)
         dropped += Counter(census.dropped)
-        undelivered = dropped.total() + queued
+        undelivered = dropped.total() + queued + census.stored
         lanes = [*census.endpoints.values(), census.removed]
         for lane in lanes:
             dropped += Counter(lane.dropped)
@@ -270,12 +313,18 @@ class Pipeline:
             in_flight=sum(lane.in_flight for lane in lanes),
             waiting=sum(lane.waiting for lane in lanes),
             endpoints=MappingProxyType(dict(census.endpoints)),
+            stored=census.stored + sum(lane.stored for lane in lanes),
         )
 
     def _fan_out_all(self, timeout: float) -> bool:
-        with self._starting:  # a thread that is being started right now is running
+        if self.intake.asleep:
+            with self._starting:  # a thread that is being started right now is running
+                running = self.listener.running
+        else:  # no lock: a signal handler may log an event while this thread has it
             running = self.listener.running
         if not running:
+            if self._depot is not None:
+                self._depot.wait_no_longer_than(timeout)
             self.listener.drain()
             return True
         if self._leaving:
@@ -283,6 +332,17 @@ class Pipeline:
         reached = threading.Event()
         self._queue.put(Mark(reached.set))
         return reached.wait(timeout)
+
+    def _make_depot(self) -> Depot | None:
+        if self._settings.outbox is None:
+            return None
+        from cubehook.depot import Depot  # noqa: PLC0415  # SQLAlchemy is an extra
+
+        return Depot(self._settings.outbox, self._courier, deliver=self._settings.deliver)
+
+    def _returned(self) -> None:
+        if self._depot is not None:
+            self._depot.wake()
 
     def _last_fanned_out(self) -> None:
         """In the listener's thread: nothing more is taken, and all before was fanned out."""
@@ -292,6 +352,8 @@ class Pipeline:
             with contextlib.suppress(queue.Empty):
                 self.listener.handle(self._queue.get(timeout=0.01))
         self.listener.leave()
+        if self._depot is not None:
+            self._depot.stop(self.flush_timeout)
         self.dispatcher.drain(self._end)
 
     def _in_queue(self) -> int:
@@ -301,46 +363,7 @@ class Pipeline:
 
     def _end(self) -> None:
         lifecycle.remove(self)
-        for sender in self._senders.values():
-            sender.close()
-
-    def _lane(self, endpoint: Endpoint) -> LaneSettings:
-        policy = WebhookRetry(
-            total=cast(int, endpoint.max_retries),
-            backoff_factor=cast(float, endpoint.backoff_initial),
-            backoff_max=cast(float, endpoint.backoff_max),
-        )
-        share = min(cast(int, endpoint.max_concurrency), self._settings.max_concurrency)
-        return LaneSettings(
-            name=endpoint.name,
-            send=self._senders[endpoint.name],
-            policy=policy,
-            capacity=self._settings.queue_capacity,
-            share=share,
-            ordered=endpoint.ordered,
-            batching=self._batching(endpoint),
-        )
-
-    def _longest(self, endpoint: Endpoint) -> int:
-        """The longest body of one event, in bytes; it must fit into a batch, if there are any."""
-        return self._settings.max_payload_bytes - (batch.OVERHEAD if endpoint.batching else 0)
-
-    def _batching(self, endpoint: Endpoint) -> Batching | None:
-        if endpoint.batching is None:
-            return None
-
-        def join(messages: Sequence[Message]) -> Message:
-            # Looked up each time: `use_default` may have changed it.
-            body_format = cast(BatchFormat, self._formats[endpoint.format])
-            try:
-                return batch.joined(messages, body_format, self._settings.max_payload_bytes)
-            except Exception as error:
-                # A format of the application's: the events then go one by one.
-                names = type(error).__name__, type(body_format).__name__
-                notice(logger, logging.ERROR, "a batch cannot be written (%s in %s)", *names)
-                raise
-
-        return Batching(*endpoint.batching, self._longest(endpoint), join)
+        self._courier.close()
 
 
 def _words(counts: Mapping[str, int]) -> str:

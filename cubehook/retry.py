@@ -99,6 +99,12 @@ class WebhookRetry(Retry):
         """
         return self._after(method, response.status if response is not None else None, _pool)
 
+    def resumed(self, failures: int) -> WebhookRetry:
+        """The policy after so many failed attempts, whoever made them."""
+        entry = RequestHistory("POST", None, None, None, None)
+        left = max(int(self.total or 0) - failures, 0)
+        return self.new(total=left, history=(entry,) * failures)
+
     def get_backoff_time(self) -> float:
         """Seconds to the next attempt: base/2 + random·base/2, base = min(initial·2ⁿ, max).
 

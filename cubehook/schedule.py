@@ -32,20 +32,23 @@ class Formatted(NamedTuple):
 
     messages: for the endpoints of these names; in place of a message stands the reason why it could
     not be made, for the lane to count. reason: why the event is for no lane at all, or None.
+    stored: how many deliveries of it went into the outbox instead.
     """
 
     messages: Sequence[tuple[str, Message | str]]
     reason: str | None = None
+    stored: int = 0
 
 
 class Census(NamedTuple):
     """The counts of all lanes at one moment.
 
-    fanned_out: events that reached the schedule. dropped: those of them that are for no lane, by
-    reason. removed: the sum over endpoints that are gone.
+    fanned_out: events that reached the schedule. stored: deliveries of them that are in the outbox.
+    dropped: events that are for no lane, by reason. removed: the sum over endpoints that are gone.
     """
 
     fanned_out: int
+    stored: int
     dropped: Mapping[str, int]
     endpoints: Mapping[str, EndpointStats]
     removed: EndpointStats
@@ -65,7 +68,7 @@ class Schedule:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._fanned_out = 0
+        self._fanned_out = self._stored = 0
         self._dropped: Counter[str] = Counter()
         self._lanes: dict[str, Lane] = {}
         self._retired: dict[str, Lane] = {}  # removed, with attempts still under way
@@ -76,6 +79,7 @@ class Schedule:
         self._order = itertools.count()
         self._generation = 0
         self._unfinished: Counter[int] = Counter()  # deliveries, by generation
+        self._returned: list[tuple[object, Outcome | None]] = []
         self._busy = self._suspects_busy = 0
         self._unserved = 0  # lanes with nothing in flight
 
@@ -105,6 +109,7 @@ class Schedule:
     def fan_out(self, event: Formatted, now: float) -> bool:
         """Offer the messages of one event to the lanes. Returns whether anything was dropped."""
         self._fanned_out += 1
+        self._stored += event.stored
         dropped = event.reason is not None
         if event.reason is not None:
             self._dropped[event.reason] += 1
@@ -114,6 +119,34 @@ class Schedule:
                 dropped |= not self._offer(lane, message, now)
         return dropped
 
+    def lend(self, name: str, delivery: Delivery, now: float) -> bool:
+        """Take a delivery that is leased from the outbox; False where no lane can have it."""
+        lane = self._lanes.get(name)
+        delivery.generation, delivery.since = self._generation, now
+        if lane is None or not lane.lend(delivery):
+            return False
+        self._unfinished[self._generation] += 1
+        self._enlist(lane, now)
+        return True
+
+    def refuse(self, delivery: Delivery) -> None:
+        """Give back what no lane can have."""
+        self._returned.append((delivery.lease, None))
+
+    def appetites(self, now: float) -> dict[str, int]:
+        """How many more deliveries from the outbox each lane would have something to do for."""
+        return {name: lane.appetite(now) for name, lane in self._lanes.items()}
+
+    def returned(self) -> list[tuple[object, Outcome | None]]:
+        """The leases that have ended since the last call; without an outcome: not attempted."""
+        returned, self._returned = self._returned, []
+        return returned
+
+    def give_back(self) -> None:
+        """End what is leased and not in flight."""
+        for lane in self._lanes.values():
+            self._finish(lane.unlend())
+
     def settle(
         self, job: Job, outcome: Outcome | Split, now: float, effort: Effort | None = None
     ) -> None:
@@ -122,12 +155,17 @@ class Schedule:
         self._busy -= 1
         self._suspects_busy -= job.suspect
         if lane.settle(job.delivery, outcome, now, effort):
+            if job.delivery.lease is not None and not isinstance(outcome, Split):
+                self._returned.append((job.delivery.lease, outcome))
+                job.delivery.lease = None
             self._finish([job.delivery])
         elif isinstance(outcome, RetryAt):
             self._push(outcome.when, lane, job.delivery)
         self._unserved += lane.in_flight == 0 and self._lanes.get(lane.name) is lane
         if lane.off:
             self._abandon(lane, None)
+        elif lane.open:
+            self._finish(lane.unlend())  # for others to try; what probes is leased one at a time
         self._enlist(lane, now)
 
     def hurry(self, now: float) -> None:
@@ -190,6 +228,7 @@ class Schedule:
         """The counts at this moment."""
         return Census(
             fanned_out=self._fanned_out,
+            stored=self._stored,
             dropped=dict(self._dropped),
             endpoints={name: lane.stats() for name, lane in self._lanes.items()},
             removed=reduce(
@@ -215,6 +254,8 @@ class Schedule:
         for _ in range(len(line)):
             lane = line.popleft()
             lane.listed = False
+            if lane.ready and lane.ready[0].lease is not None and lane.ready[0].until <= now:
+                self._finish(lane.unlend(now))
             may_start = bool(lane.failures) is suspects and (not lane.in_flight or self._spare())
             if may_start and lane.ready and lane.may_send(now):
                 return self._start(lane, suspects, now)
@@ -271,6 +312,8 @@ class Schedule:
 
     def _finish(self, deliveries: list[Delivery]) -> None:
         for delivery in itertools.chain.from_iterable(one.parts or (one,) for one in deliveries):
+            if delivery.lease is not None:
+                self._returned.append((delivery.lease, None))
             self._unfinished[delivery.generation] -= 1
             if not self._unfinished[delivery.generation]:
                 del self._unfinished[delivery.generation]

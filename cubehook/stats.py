@@ -13,12 +13,13 @@ from types import MappingProxyType
 class EndpointStats:
     """The counts of one endpoint, in deliveries.
 
-    At any moment ``received == delivered + dead + sum(dropped.values()) + pending``.
+    At any moment ``received == delivered + dead + sum(dropped.values()) + stored + pending``.
 
     state: ``closed`` (the circuit: all is well), ``open`` (failing, one probe at a time) or ``off``
     (it answered 410: switched off until the endpoints are updated).
     retried: attempts that failed and were put off. queued: waiting for their turn. waiting: for
-    the time of their retry. failures_in_row: attempts that failed since the last success.
+    the time of their retry. failures_in_row: attempts that failed since the last success. stored:
+    given back to the outbox, to be tried later or by others.
     """
 
     state: str
@@ -31,6 +32,7 @@ class EndpointStats:
     in_flight: int
     waiting: int
     failures_in_row: int
+    stored: int = 0
 
     @property
     def pending(self) -> int:
@@ -54,6 +56,7 @@ class EndpointStats:
             in_flight=self.in_flight + other.in_flight,
             waiting=self.waiting + other.waiting,
             failures_in_row=self.failures_in_row,
+            stored=self.stored + other.stored,
         )
 
 
@@ -67,7 +70,9 @@ class Stats:
 
     Counts are deliveries: one event for two endpoints is two. An event that is still in the queue
     of the handler, or was dropped there, counts as one. At any moment
-    ``received == delivered + dead + sum(dropped.values()) + pending``.
+    ``received == delivered + dead + sum(dropped.values()) + stored + pending``.
+
+    stored: given to the outbox, or back to it. What was leased from it counts as received again.
     """
 
     received: int
@@ -79,6 +84,7 @@ class Stats:
     in_flight: int
     waiting: int
     endpoints: Mapping[str, EndpointStats]
+    stored: int = 0
 
     @property
     def pending(self) -> int:

@@ -94,6 +94,9 @@ class TestSettings:
             "backoff_max": 3600.0,
             "flush_timeout": 5.0,
             "transport": "requests",
+            "outbox": None,
+            "durable": "async",
+            "deliver": True,
             "redact": (),
             "keep": (),
             "allow_private_urls": False,
@@ -106,7 +109,7 @@ class TestSettings:
         assert set(SETTING_CHECKS) == {field.name for field in dataclasses.fields(Settings)}
         assert set(DELIVERY_CHECKS) <= set(SETTING_CHECKS) & set(CHECKS)
 
-    def test_are_taken(self) -> None:
+    def test_are_taken(self, tmp_path: Path) -> None:
         given_settings: dict[str, Any] = {
             "queue_capacity": 1,
             "max_concurrency": 2,
@@ -118,6 +121,9 @@ class TestSettings:
             "backoff_max": 6,
             "flush_timeout": 8,
             "transport": "curl",
+            "outbox": f"sqlite:///{tmp_path}/outbox.db",
+            "durable": "sync",
+            "deliver": False,
             "redact": ["customer_email"],
             "keep": ["token_value"],
             "allow_private_urls": True,
@@ -221,6 +227,94 @@ class TestSettings:
         assert problems(backoff_initial=5000, backoff_max="x") == (
             "backoff_max: must be a number of seconds, not a string",
         )
+
+
+class TestOutbox:
+    def test_from_the_environment_or_a_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        url = f"sqlite:///{tmp_path}/outbox.db"
+        monkeypatch.setenv("OUTBOX_URL", url)
+        (tmp_path / "url").write_text(f"{url}\n")
+        for reference in (url, "env:OUTBOX_URL", f"file:{tmp_path}/url"):
+            assert load([], {"outbox": reference}).settings.outbox == url
+        assert list(tmp_path.iterdir()) == [tmp_path / "url"]  # nothing is made yet
+
+    @pytest.mark.parametrize(
+        ("value", "problem"),
+        [
+            (1, "must be a string, not a whole number"),
+            ("", "must not be empty"),
+            ("env:UNSET_OUTBOX_URL", "names an environment variable that is not set"),
+            ("nonsense", "is not a database URL"),
+            ("oracle://a/b", "its URL must begin with one of: "),
+            ("sqlite://", "needs the path of a file"),
+            ("sqlite:////no/such/directory/x.db", "the directory of the SQLite file does not"),
+            (f"sqlite:///{__file__}", "the file is no SQLite database; it was left as it is"),
+            (f"sqlite:///{Path(__file__).parent}", "is that of a directory"),
+        ],
+    )
+    def test_what_it_cannot_be(self, value: Any, problem: str) -> None:
+        (found,) = problems(outbox=value)
+        assert found.startswith("outbox: ")
+        assert problem in found
+
+    def test_a_file_of_something_else_is_left_alone(self, tmp_path: Path) -> None:
+        path = tmp_path / "outbox.db"
+        damaged = b"SQLite format 3\0" + b"\xff" * 5000
+        path.write_bytes(damaged)
+        (found,) = problems(outbox=f"sqlite:///{path}")
+        assert found == "outbox: the file is no SQLite database; it was left as it is"
+        assert path.read_bytes() == damaged
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_without_sqlalchemy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+        assert problems(outbox="sqlite:///x.db") == (
+            "outbox: needs: pip install 'cubehook[outbox]'",
+        )
+
+    @pytest.mark.parametrize(("key", "value"), [("durable", "sync"), ("deliver", False)])
+    def test_keys_that_need_one(self, key: str, value: Any) -> None:
+        assert problems(**{key: value}) == (f"{key}: needs an outbox",)
+
+    def test_one_that_is_wrong_is_one_problem(self) -> None:
+        assert len(problems(outbox="nonsense", durable="sync", deliver=False)) == 1
+
+    @pytest.mark.parametrize(("key", "value"), [("durable", "often"), ("deliver", "yes")])
+    def test_values_that_are_wrong(self, tmp_path: Path, key: str, value: Any) -> None:
+        (found,) = problems(outbox=f"sqlite:///{tmp_path}/x.db", **{key: value})
+        assert found.startswith(f"{key}: must be ")
+
+    def test_batches_and_an_outbox_are_refused(self, tmp_path: Path) -> None:
+        given = {
+            "name": "ops",
+            "url": "https://a.example/",
+            "secret": "test-secret",
+            "batch": {"max_events": 2},
+        }
+        url = f"sqlite:///{tmp_path}/x.db"
+        problem = "endpoint 'ops': batch: cannot be used with an outbox"
+        assert problems([given], outbox=url) == (problem,)
+        settings_ = load([], {"outbox": url}).settings
+        with pytest.raises(ConfigError) as caught:
+            load_endpoints([given], settings_)
+        assert caught.value.problems == (problem,)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            f"postgresql://user:{PLANTED}@db.example/app",
+            f"nonsense://user:{PLANTED}@db.example/app",
+            f"postgresql://user:{PLANTED}@db.example/app?nonsense={PLANTED}",
+            f"mysql://user:{PLANTED}@db.example:port/app",
+            f"sqlite:////no/{PLANTED}/x.db",
+        ],
+    )
+    def test_the_url_is_told_nowhere(self, url: str) -> None:
+        loaded, error = attempt([], {"outbox": url})
+        assert PLANTED not in printed(error) + repr(loaded)
+        assert "db.example" not in printed(error) + repr(loaded)
 
 
 class TestUnknownKeys:

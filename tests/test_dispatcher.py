@@ -18,9 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import cubehook.threads
 from cubehook.dispatcher import Dispatcher
-from cubehook.lane import LONGEST_PROBE_PAUSE, OPEN_AFTER, Batching, LaneSettings
+from cubehook.lane import LONGEST_PROBE_PAUSE, OPEN_AFTER, Batching, Delivery, LaneSettings
 from cubehook.message import Message
-from cubehook.outcome import Failure, Reply
+from cubehook.outcome import Dead, Delivered, Failure, Reply, RetryAt
 from cubehook.pace import Effort
 from cubehook.retry import WebhookRetry
 from cubehook.schedule import Formatted, Job, Schedule
@@ -80,7 +80,7 @@ def message(text: str, key: str | None = None) -> Message:
 
 
 def balances(stats: EndpointStats) -> bool:
-    ended = stats.delivered + stats.dead + sum(stats.dropped.values())
+    ended = stats.delivered + stats.dead + sum(stats.dropped.values()) + stats.stored
     return stats.received == ended + stats.pending
 
 
@@ -848,6 +848,143 @@ class AnyOrderOfBatches(AnyOrder):
 
 AnyOrderOfBatches.TestCase.settings = AnyOrder.TestCase.settings
 TestAnyOrderOfBatches = AnyOrderOfBatches.TestCase
+
+
+# --- Deliveries that are leased from the outbox ---
+
+
+def leased(text: str, until: float = 1e9, retries: int = 10) -> Delivery:
+    made = Delivery(message(text), WebhookRetry(total=retries, backoff_factor=8.0))
+    made.lease, made.until = text, until
+    return made
+
+
+def test_leased_comes_back_after_one_attempt(bench: Callable[..., Bench], clock: Clock) -> None:
+    one = bench(lane("a"))
+    for text in ("1", "2"):
+        assert one.schedule.lend("a", leased(text), clock())
+    assert one.settle(one.take(), OK) == "1"
+    assert one.settle(one.take(), BUSY) == "2"
+    assert one.take() is None
+    (first, ok), (second, later) = one.schedule.returned()
+    assert (first, second) == ("1", "2")
+    assert isinstance(ok, Delivered)
+    assert isinstance(later, RetryAt)
+    assert one.schedule.returned() == []
+    assert one.schedule.pending == 0
+    assert one.schedule.next_due is None
+
+
+def test_leased_for_a_lane_that_is_not_there_is_refused(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    one = bench(lane("a"))
+    assert not one.schedule.lend("b", leased("1"), clock())
+    assert one.schedule.pending == 0
+
+
+def test_leased_is_not_attempted_once_the_lease_has_ended(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    """Another worker may have it, and the next one of its key, too."""
+    one = bench(lane("a"))
+    for text, seconds in (("1", 30), ("2", 30), ("3", 60)):
+        one.schedule.lend("a", leased(text, clock() + seconds), clock())
+    clock.advance(30)
+    assert one.run() == ["3"]
+    assert sorted(back for back, outcome in one.schedule.returned() if outcome is None) == [
+        "1",
+        "2",
+    ]
+    assert one.schedule.pending == 0
+    assert balances(one.stats("a"))
+
+
+def test_leased_is_given_back_when_the_circuit_opens(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    one = bench(lane("a"))
+    for number in range(OPEN_AFTER + 3):
+        one.schedule.lend("a", leased(str(number)), clock())
+    assert len(one.run(BUSY)) == OPEN_AFTER
+    assert one.stats("a").state == "open"
+    assert one.schedule.pending == 0
+    back = one.schedule.returned()
+    assert [outcome for _, outcome in back[OPEN_AFTER:]] == [None] * 3
+
+
+def test_leased_is_given_back_by_one_that_is_removed_or_gone(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    one = bench(lane("a"), lane("b"))
+    for name in ("a", "b"):
+        for text in ("1", "2"):
+            one.schedule.lend(name, leased(name + text), clock())
+    one.settle(one.take(), GONE)
+    one.update(lane("a"))
+    back = dict(one.schedule.returned())
+    assert isinstance(back.pop("a1"), Dead)
+    assert back == {"a2": None, "b1": None, "b2": None}
+    assert one.schedule.census().removed.stored == 2
+
+
+def test_leased_of_a_removed_lane_under_way_comes_back_with_its_outcome(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    one = bench(lane("a"))
+    one.schedule.lend("a", leased("1"), clock())
+    job = one.take()
+    one.update()
+    one.settle(job, BUSY)
+    ((back, outcome),) = one.schedule.returned()
+    assert back == "1"
+    assert isinstance(outcome, RetryAt)
+    assert one.schedule.pending == 0
+
+
+class AnyOrderWithLeases(AnyOrder):
+    """The same, with deliveries that are leased: each comes back once."""
+
+    @initialize(most=st.integers(1, 6), share=st.integers(1, 4))
+    def begin(self, most: int, share: int) -> None:
+        super().begin(most, share)
+        self.lent: set[object] = set()
+
+    @rule(name=st.sampled_from(AnyOrder.LANES), seconds=st.sampled_from([1.0, 60.0, 1e9]))
+    def lend(self, name: str, seconds: float) -> None:
+        self.number += 1
+        one = leased(str(self.number), self.now + seconds, retries=1)
+        if self.bench.schedule.lend(name, one, self.now):
+            self.lent.add(one.lease)
+
+    @rule()
+    def take_back(self) -> None:
+        for lease, _ in self.bench.schedule.returned():
+            self.lent.remove(lease)
+
+    @rule()
+    def give_back(self) -> None:
+        self.bench.schedule.give_back()
+
+    @invariant()
+    def counts_balance(self) -> None:
+        if not hasattr(self, "lent"):
+            return
+        census = self.bench.schedule.census()
+        every = [*census.endpoints.values(), census.removed]
+        assert all(map(balances, every))
+        assert sum(stats.pending for stats in every) == self.bench.schedule.pending
+
+    def teardown(self) -> None:
+        if not hasattr(self, "lent"):
+            return
+        super().teardown()
+        self.take_back()
+        assert not self.lent
+
+
+AnyOrderWithLeases.TestCase.settings = AnyOrder.TestCase.settings
+TestAnyOrderWithLeases = AnyOrderWithLeases.TestCase
 
 
 # --- With threads and a fake send ---

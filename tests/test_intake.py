@@ -16,7 +16,13 @@ import pytest
 import cubehook.threads
 from cubehook import Endpoint, Event, intake
 from cubehook.event import MAX_SNAPSHOT_ITEMS, Attributes
-from cubehook.intake import EventQueueHandler, EventQueueListener, Mark, Subscriptions
+from cubehook.intake import (
+    MOST_BEHIND,
+    EventQueueHandler,
+    EventQueueListener,
+    Mark,
+    Subscriptions,
+)
 
 PATIENCE = 10.0
 
@@ -456,13 +462,27 @@ def test_a_pause_is_told_when_nothing_more_is_queued() -> None:
     assert made.taken == [1, 2, 3, -1, -1]
 
 
-def test_a_pause_comes_before_a_mark_and_at_the_end() -> None:
+def test_marks_share_a_pause_with_what_is_queued_behind_them() -> None:
     made = Pausing()
     made.put(1)
-    reached = made.reached()
+    first = made.reached()
     made.put(2)
+    second = made.reached()
     made.listener.leave()
     made.listener.start()
     assert made.listener.join(PATIENCE)
-    assert reached.is_set()
-    assert made.taken == [1, -1, 2, -1]
+    assert first.is_set()
+    assert second.is_set()
+    assert made.taken == [1, 2, -1]
+
+
+def test_a_mark_is_come_to_although_there_is_always_more() -> None:
+    made = Pausing()
+    reached = made.reached()
+    made.put(*range(1, MOST_BEHIND + 5))
+    made.listener.handle(made.queue.get())
+    while not reached.is_set():
+        made.listener.handle(made.queue.get())
+    assert made.taken[-1] == -1
+    assert len(made.taken) == MOST_BEHIND
+    assert made.queue.qsize() == 5

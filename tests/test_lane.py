@@ -18,7 +18,16 @@ from hypothesis.stateful import (
     rule,
 )
 
-from cubehook.lane import LONGEST_PROBE_PAUSE, OPEN_AFTER, Batching, Delivery, Lane, LaneSettings
+from cubehook.lane import (
+    AHEAD,
+    LONGEST_PROBE_PAUSE,
+    MOST_AHEAD,
+    OPEN_AFTER,
+    Batching,
+    Delivery,
+    Lane,
+    LaneSettings,
+)
 from cubehook.message import Message
 from cubehook.outcome import Dead, Delivered, Failure, Outcome, Reply, RetryAt, Split
 from cubehook.retry import WebhookRetry
@@ -94,7 +103,7 @@ def fail(of: Lane, times: int, outcome: Outcome | None = None, now: float = 0.0)
 
 def balanced(of: Lane) -> bool:
     stats = of.stats()
-    ended = stats.delivered + stats.dead + sum(stats.dropped.values())
+    ended = stats.delivered + stats.dead + sum(stats.dropped.values()) + stats.stored
     return stats.received == ended + stats.pending and stats.pending == of.pending
 
 
@@ -1155,3 +1164,213 @@ TestSwitchedLaneMachine = SwitchedLaneMachine.TestCase
 TestSwitchedLaneMachine.settings = settings(RELAXED, max_examples=120, stateful_step_count=30)
 TestReconfiguredLaneMachine = ReconfiguredLaneMachine.TestCase
 TestReconfiguredLaneMachine.settings = settings(RELAXED, max_examples=120, stateful_step_count=30)
+
+
+# --- What is leased from the outbox ---
+
+
+def lent(
+    to: Lane, *ids: str, until: float = 1000.0, retry: WebhookRetry | None = None
+) -> list[Delivery]:
+    made = [delivery(one) for one in ids]
+    for one in made:
+        one.lease, one.until = f"lease of {one.message.id}", until
+        one.retry = retry or one.retry
+        assert to.lend(one)
+    return made
+
+
+class TestLent:
+    def test_counts_as_received_and_ends_as_delivered(self) -> None:
+        ops = lane()
+        lent(ops, "1")
+        assert ops.settle(taken(ops), OK, 0.0)
+        assert (ops.stats().received, ops.stats().delivered, ops.pending) == (1, 1, 0)
+        assert balanced(ops)
+
+    def test_the_backlog_does_not_limit_it(self) -> None:
+        ops = lane(capacity=1)
+        lent(ops, "1", "2", "3")
+        assert ops.pending == 3
+
+    def test_the_outbox_keeps_the_time_of_a_retry(self) -> None:
+        ops = lane()
+        lent(ops, "1")
+        assert ops.settle(taken(ops), retry_at(), 0.0)
+        stats = ops.stats()
+        assert (stats.retried, stats.stored, stats.waiting, stats.pending) == (1, 1, 0, 0)
+        assert balanced(ops)
+
+    def test_an_endpoint_that_is_gone_takes_none_and_kills_none(self) -> None:
+        ops = lane(share=4)
+        lent(ops, "1", "2", "3")
+        ops.settle(taken(ops), GONE, 0.0)
+        assert len(ops.give_up([])) == 2
+        assert (ops.stats().dead, ops.stats().stored) == (1, 2)
+        assert not ops.lend(delivery("4"))
+        assert ops.appetite(0.0) == 0
+        assert balanced(ops)
+
+    def test_a_removed_endpoint_drops_none(self) -> None:
+        ops = lane()
+        lent(ops, "1", "2")
+        ops.give_up([], "endpoint_removed")
+        assert (ops.stats().dropped, ops.stats().stored) == ({}, 2)
+
+    def test_what_is_in_flight_is_not_taken_out(self) -> None:
+        ops = lane()
+        first, second = lent(ops, "1", "2")
+        assert taken(ops) is first
+        assert ops.unlend() == [second]
+        assert (ops.stats().in_flight, ops.stats().queued, ops.stats().stored) == (1, 0, 1)
+        assert balanced(ops)
+
+    def test_only_what_is_lost_is_taken_out(self) -> None:
+        ops = lane()
+        (old,) = lent(ops, "1", until=10.0)
+        lent(ops, "2", until=20.0)
+        assert ops.unlend(9.9) == []
+        assert ops.unlend(10.0) == [old]
+        assert ready(ops) == ["2"]
+        assert balanced(ops)
+
+
+class TestAppetite:
+    def test_is_small_until_something_was_delivered(self) -> None:
+        ops = lane(share=8)
+        assert ops.appetite(0.0) == AHEAD
+        lent(ops, "1")
+        assert ops.appetite(0.0) == AHEAD - 1
+        ops.settle(taken(ops), OK, 0.0)
+        assert ops.appetite(0.0) == 2 * AHEAD
+
+    def test_has_a_limit(self) -> None:
+        ops = lane(share=100)
+        for _ in range(100):
+            lent(ops, "1")
+            ops.settle(taken(ops), OK, 0.0)
+        assert ops.appetite(0.0) == MOST_AHEAD
+        lent(ops, *map(str, range(MOST_AHEAD + 3)))
+        assert ops.appetite(0.0) == 0
+
+    def test_an_open_circuit_wants_one_probe_when_it_is_time(self) -> None:
+        ops = lane(initial=8.0)
+        for _ in range(OPEN_AFTER):
+            lent(ops, "1")
+            ops.settle(taken(ops), retry_at(), 0.0)
+        assert ops.open
+        assert ops.appetite(ops.probe_at - 0.1) == 0
+        assert ops.appetite(ops.probe_at) == 1
+        lent(ops, "2")
+        assert ops.appetite(ops.probe_at) == 0
+
+    def test_after_an_outage_it_begins_anew(self) -> None:
+        ops = lane(share=100)
+        for result in [OK] * 20 + [retry_at()] * OPEN_AFTER + [OK]:
+            lent(ops, "1")
+            ops.settle(taken(ops), result, 0.0)
+        assert ops.appetite(0.0) == 2 * AHEAD
+
+
+class LendingLaneMachine(LaneMachine):
+    """Some of the deliveries are leased: they come back after one attempt, or without any."""
+
+    def _start(self, ordered: bool, capacity: int, share: int, retries: int) -> None:
+        super()._start(ordered, capacity, share, retries)
+        self.leased: list[Delivery] = []  # and not in flight
+        self.flying: list[Delivery] = []
+
+    @rule(seconds=st.sampled_from([0.5, 50.0]))
+    def lend(self, seconds: float) -> None:
+        one = delivery(f"leased-{self.number}")
+        one.lease, one.until = self.number, self.now + seconds
+        self.number += 1
+        if self.lane.lend(one):
+            self.counts["received"] += 1
+            self.leased.append(one)
+        else:
+            assert self.lane.off
+
+    @rule(lost=st.booleans())
+    def unlend(self, lost: bool) -> None:
+        ended = self.lane.unlend(self.now) if lost else self.lane.unlend()
+        assert ended == [one for one in self.leased if not lost or one.until <= self.now]
+        self.leased = [one for one in self.leased if one not in ended]
+        self.counts["stored"] += len(ended)
+
+    def _begin(self) -> None:
+        if self.lane.ready[0].lease is None:
+            super()._begin()
+            return
+        one = self.lane.take()
+        assert one.size == 1
+        self.leased.remove(one)
+        self.flying.append(one)
+        self.in_flight.append(one)
+        self.unfinished.append(one)
+
+    def _settle(self, which: int, result: Reply | Failure) -> None:
+        one = self.in_flight[which % len(self.in_flight)]
+        if one.lease is None:
+            super()._settle(which, result)
+            return
+        self.in_flight.remove(one)
+        self.flying.remove(one)
+        self.unfinished.remove(one)
+        outcome = one.retry.decide(result, self.now)
+        assert self.lane.settle(one, outcome, self.now)
+        self.failures = 0 if isinstance(outcome, Delivered) else self.failures + 1
+        if isinstance(outcome, RetryAt):
+            self.counts["retried"] += 1
+            self.counts["stored"] += 1
+        else:
+            self.counts["delivered" if isinstance(outcome, Delivered) else "dead"] += 1
+        if self.lane.off:
+            self._give_up(None)
+
+    def _give_up(self, reason: str | None) -> None:
+        under_way = len(self.unfinished) - len([o for o in self.unfinished if o.lease is None])
+        assert under_way == len(self.flying)
+        ended = self.lane.give_up([one for _, one in self.waiting], reason)
+        back = [one for one in ended if one.lease is not None]
+        assert sorted(map(id, back)) == sorted(map(id, self.leased))
+        self.leased.clear()
+        self.waiting.clear()
+        self.counts["stored"] += len(back)
+        self.counts["dead" if reason is None else "dropped"] += len(ended) - len(back)
+        self.unfinished = [one for one in self.unfinished if one in self.in_flight]
+
+    @invariant()
+    def the_books_balance(self) -> None:
+        if not hasattr(self, "lane"):
+            return
+        stats = self.lane.stats()
+        assert balanced(self.lane)
+        assert stats.stored == self.counts["stored"]
+        assert stats.pending == len(self.unfinished) + len(self.leased)
+        for name in ("received", "delivered", "dead", "retried"):
+            assert getattr(stats, name) == self.counts[name]
+
+    def teardown(self) -> None:
+        if hasattr(self, "lane") and sys.exc_info()[0] is None:
+            self.unlend(False)
+        super().teardown()
+
+    # The room in the backlog is another one here: what is leased counts, too.
+    @rule(keys=st.lists(st.sampled_from(["a", "b", "", None]), min_size=1, max_size=4))
+    def offer(self, keys: list[str | None]) -> None:
+        for key in keys:
+            message = Message(str(self.number), "a.b", key, "application/json", b"{}")
+            one = Delivery(message, WebhookRetry(total=self.retries), since=self.now)
+            self.number += 1
+            self.counts["received"] += 1
+            room = not self.lane.off and self.lane.pending < self.options["capacity"]
+            assert self.lane.offer(one) is room
+            if room:
+                self.unfinished.append(one)
+            else:
+                self.counts["dropped"] += 1
+
+
+LendingLaneMachine.TestCase.settings = LaneMachine.TestCase.settings
+TestLendingLaneMachine = LendingLaneMachine.TestCase

@@ -7,7 +7,10 @@ import sys
 import click
 
 from cubehook._version import __version__
+from cubehook.cli.deliveries import deliveries
 from cubehook.cli.demo import run_demo
+from cubehook.cli.endpoints import endpoints
+from cubehook.cli.worker import worker
 
 
 @click.group()
@@ -26,3 +29,8 @@ def demo(timeout: float) -> None:
     every event arrived exactly once, in order for each sandbox, with a valid signature.
     """
     sys.exit(0 if run_demo(timeout) else 1)
+
+
+cli.add_command(worker)
+cli.add_command(deliveries)
+cli.add_command(endpoints)

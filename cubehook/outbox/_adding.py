@@ -92,12 +92,14 @@ def _check(message: Message) -> None:
     _check_text("id", message.id, schema.MAX_ID_LENGTH)
     _check_text("event", message.event, schema.MAX_ID_LENGTH)
     _check_text("content type", message.content_type, schema.MAX_TEXT_LENGTH)
+    if not isinstance(message.body, bytes):  # from a format of the application's
+        raise ValueError("a body must be bytes")
     if len(message.body) > MAX_BODY_LENGTH:
         raise ValueError(f"a body must be of at most {MAX_BODY_LENGTH} bytes")
 
 
 def _check_text(what: str, text: str, longest: int) -> None:
-    if not (text.isprintable() and 0 < len(text) <= longest):
+    if not (isinstance(text, str) and text.isprintable() and 0 < len(text) <= longest):
         raise ValueError(f"the {what} must be printable, of 1 to {longest} characters")
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import enum
 import logging
 import os
+import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, Pool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -27,7 +30,6 @@ _STUCK_SECONDS = 60  # a transaction takes milliseconds; PostgreSQL ends one tha
 _POOL_SIZE = 5
 _TRIES = 5
 _PAUSE = 0.005  # seconds between two looks at a lock that SQLite does not wait for by itself
-_SQLITE_HEADER = b"SQLite format 3\0"
 
 _LOG_NAME = "cubehook"
 # At DEBUG, SQLAlchemy logs every row it reads: what goes wrong is told in fixed phrases only.
@@ -61,6 +63,55 @@ class Mode(enum.Enum):
     DURABLE = "durable"
 
 
+_databases: weakref.WeakSet[Any] = weakref.WeakSet()
+_inherited: list[Pool] = []
+_FORK_SECONDS = 1.0
+"""The longest that a fork waits for transactions; a step takes milliseconds."""
+
+
+class _Forking(threading.local):
+    """What a thread that forks has taken."""
+
+    turns: tuple[threading.Lock, ...] = ()
+
+
+_forking = _Forking()
+
+
+def _before_fork() -> None:
+    # SQLite has locks that the interpreter knows nothing of: a child that is forked while another
+    # thread is inside has them held for ever. And it notes for the whole process which files are
+    # locked: a child with the notes of its parent, but without the locks, would not take any, and
+    # whoever comes and goes would take the log of what is committed with it.
+    ends = time.monotonic() + _FORK_SECONDS
+    taken = []
+    for database in list(_databases):
+        if database.kind == "sqlite" and database.turn.acquire(
+            timeout=max(ends - time.monotonic(), 0.0)
+        ):
+            taken.append(database.turn)
+            database.close()
+    _forking.turns = tuple(taken)
+
+
+def _after_in_parent() -> None:
+    turns, _forking.turns = _forking.turns, ()
+    for turn in turns:
+        turn.release()
+
+
+def _after_in_child() -> None:
+    _forking.turns = ()
+    for database in list(_databases):
+        database.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+    )
+
+
 class Database:
     """An engine whose connections are this process's own, also after a fork.
 
@@ -71,8 +122,10 @@ class Database:
         self._engine = _engine(_checked(url))
         self.kind = self._engine.dialect.name
         self._driver_error: Any = self._engine.dialect.loaded_dbapi.Error
-        self._inherited: list[Pool] = []
-        self._begin_life()
+        # SQLite lets one write at a time, and who waits for it only looks again now and then:
+        # threads of one process can do better.
+        self.turn = threading.Lock()
+        _databases.add(self)
 
     def run(self, work: Callable[[Connection], _T], mode: Mode) -> _T:
         """What ``work`` returns, once its transaction is committed.
@@ -80,12 +133,6 @@ class Database:
         Work that has to give way to another transaction is done again from the start. Raises
         `OutboxUnavailableError`, with a fixed phrase.
         """
-        if self._pid != os.getpid():
-            # A child must not even close what its parent has opened (sqlite.org/howtocorrupt.html
-            # §2.6), so the pool is left as it is, and kept.
-            self._inherited.append(self._engine.pool)
-            self._engine.dispose(close=False)
-            self._begin_life()
         for tries_left in reversed(range(_TRIES)):
             try:
                 return self._once(work, mode)
@@ -95,31 +142,30 @@ class Database:
                 failure = _failures.phrase(error)
             break
         # Raised out here, it does not even have the database's error as its context.
-        if failure == _failures.DAMAGED and self.kind == "sqlite":
-            raise ConfigError("outbox: the SQLite file is damaged; it was left as it is")
+        if self.kind == "sqlite" and failure in _OF_FILE:
+            raise ConfigError(f"outbox: {_OF_FILE[failure]}; it was left as it is")
         raise OutboxUnavailableError(failure)
 
     def close(self) -> None:
         """Close the idle connections."""
-        if self._pid == os.getpid():
-            self._engine.dispose()
+        self._engine.dispose()
+
+    def renew(self) -> None:
+        """Start afresh in a forked child."""
+        # It must not even close what its parent has opened (sqlite.org/howtocorrupt.html §2.6), so
+        # the pool is left as it is, and kept, whatever becomes of this database.
+        _inherited.append(self._engine.pool)
+        self._engine.dispose(close=False)
+        self.turn = threading.Lock()
 
     def _once(self, work: Callable[[Connection], _T], mode: Mode) -> _T:
         with (
-            nullcontext() if mode is Mode.READ else self._turn,
+            self.turn if self.kind == "sqlite" else nullcontext(),
             self._engine.connect().execution_options(cubehook_mode=mode) as connection,
         ):
             result = work(connection)
             connection.commit()
             return result
-
-    def _begin_life(self) -> None:
-        # SQLite lets one write at a time, and who waits for it only looks again now and then:
-        # threads of one process can do better.
-        self._turn: AbstractContextManager[Any] = (
-            threading.Lock() if self.kind == "sqlite" else nullcontext()
-        )
-        self._pid = os.getpid()
 
 
 def check_server(connection: Connection) -> None:
@@ -156,13 +202,30 @@ def _check_file(database: str | None) -> None:
         raise ConfigError("outbox: the directory of the SQLite file does not exist")
     if path.is_dir():
         raise ConfigError("outbox: the path of the SQLite file is that of a directory")
+    failure = _failure_of(path) if path.exists() else ""
+    if failure in _OF_FILE:
+        raise ConfigError(f"outbox: {_OF_FILE[failure]}; it was left as it is")
+
+
+_OF_FILE = {
+    _failures.DAMAGED: "the SQLite file is damaged",
+    _failures.NO_DATABASE: "the file is no SQLite database",
+}
+
+
+def _failure_of(path: Path) -> str:
+    """What keeps SQLite, which only reads, from making sense of the file; or nothing.
+
+    The file is opened by nobody but SQLite: with any other file object that is closed, this
+    process loses all its locks on it (sqlite.org/howtocorrupt.html §2.2).
+    """
     try:
-        with path.open("rb") as file:
-            header = file.read(len(_SQLITE_HEADER))
-    except OSError:  # it does not exist, or the first transaction will tell
-        return
-    if header not in (b"", _SQLITE_HEADER):
-        raise ConfigError("outbox: the file is no SQLite database; it was left as it is")
+        address = f"file:{quote(str(path.absolute()))}?mode=ro"
+        with closing(sqlite3.connect(address, timeout=0.0, uri=True)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        return _failures.phrase(error)
+    return ""
 
 
 def _engine(url: URL) -> Engine:

@@ -12,6 +12,7 @@ UNREACHABLE = "the database cannot be reached"
 LOCKED = "the database is locked"
 FULL = "the database is full"
 DAMAGED = "the database is damaged"
+NO_DATABASE = "the file is no database"
 NO_TABLES = "the database has no outbox tables"
 READ_ONLY = "the database is read-only"
 FAILED = "the database failed"
@@ -31,7 +32,7 @@ _SQLITE_PHRASES = (
     ("busy", LOCKED),
     ("disk is full", FULL),
     ("malformed", DAMAGED),
-    ("not a database", DAMAGED),
+    ("not a database", NO_DATABASE),
     ("no such table", NO_TABLES),
     ("unable to open", UNREACHABLE),
     ("readonly", READ_ONLY),

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Dialect,
@@ -167,6 +168,29 @@ lanes = Table(
     **_OPTIONS,
 )
 
+endpoints = Table(
+    "cubehook_endpoints",
+    metadata,
+    Column("name", _Exact(MAX_ENDPOINT_LENGTH), primary_key=True),
+    Column("settings", _BYTES, nullable=False),  # JSON of what may be shown
+    Column("private", _BYTES, nullable=False),  # JSON of what may not, encrypted if sealed
+    Column("sealed", Boolean, nullable=False),
+    Column("secrets", Integer, nullable=False),  # how many it has: two while one is rotated out
+    Column("enabled", Boolean, nullable=False),
+    Column("created", _Moment, nullable=False),
+    Column("updated", _Moment, nullable=False),
+    **_OPTIONS,
+)
+
+endpoints_revision = Table(
+    "cubehook_endpoints_revision",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1
+    # Random: a count could come to the same number again after a backup was restored.
+    Column("revision", _Exact(32), nullable=False),
+    **_OPTIONS,
+)
+
 schema_version = Table(
     "cubehook_schema_version",
     metadata,
@@ -177,7 +201,12 @@ schema_version = Table(
 
 Step: TypeAlias = "Callable[[Connection], None]"
 
-STEPS: tuple[Step, ...] = ()
+
+def _add_endpoints(connection: Connection) -> None:
+    metadata.create_all(connection, tables=[endpoints, endpoints_revision])
+
+
+STEPS: tuple[Step, ...] = (_add_endpoints,)
 """What brings the tables from version 1 to 2, from 2 to 3, and so on. New tables are made in their
 latest form. MariaDB commits after each statement, so a step must bear to be run again."""
 

@@ -223,7 +223,7 @@ class TestPhrases:
             (sqlite3.OperationalError("database is locked"), _failures.LOCKED),
             (sqlite3.OperationalError("database or disk is full"), _failures.FULL),
             (sqlite3.DatabaseError("database disk image is malformed"), _failures.DAMAGED),
-            (sqlite3.DatabaseError("file is not a database"), _failures.DAMAGED),
+            (sqlite3.DatabaseError("file is not a database"), _failures.NO_DATABASE),
             (sqlite3.OperationalError("unable to open database file"), _failures.UNREACHABLE),
             (sqlite3.OperationalError("something new"), _failures.FAILED),
             (pymysql.OperationalError(1205, "x"), _failures.LOCKED),

@@ -13,6 +13,9 @@ from cubehook import ConfigError
 from cubehook.outbox import Outbox, schema
 from cubehook.outbox._engine import Mode
 
+NOW = 1 + len(schema.STEPS)
+"""The version of the tables that this code makes."""
+
 
 def version(outbox: Outbox) -> int | None:
     with engine_of(outbox).connect() as connection:
@@ -20,6 +23,8 @@ def version(outbox: Outbox) -> int | None:
 
 
 def prepare(outbox: Outbox, steps: Sequence[schema.Step]) -> None:
+    """With these steps more."""
+    steps = (*schema.STEPS, *steps)
     outbox._database.run(lambda connection: schema.prepare(connection, steps), Mode.DURABLE)
 
 
@@ -33,11 +38,12 @@ class TestTables:
     def test_are_made_when_first_used(self, bare_url: str) -> None:
         outbox = Outbox(bare_url)
         assert outbox.add([(message("1"), (OPS,))]) == 1
-        assert version(outbox) == 1
+        assert version(outbox) == NOW
         names = inspect(engine_of(outbox)).get_table_names()
         assert {name for name in names if name.startswith("cubehook_")} == {
             *("cubehook_events", "cubehook_deliveries", "cubehook_attempts"),
             *("cubehook_lanes", "cubehook_schema_version"),
+            *("cubehook_endpoints", "cubehook_endpoints_revision"),
         }
         outbox.close()
 
@@ -49,7 +55,7 @@ class TestTables:
         run_children(partial(use, number) for number in range(4))
         outbox = Outbox(bare_url)
         assert len(lease(outbox)) == 4
-        assert version(outbox) == 1
+        assert version(outbox) == NOW
         outbox.close()
 
     def test_half_made_ones_are_completed(self, bare_url: str) -> None:
@@ -77,10 +83,10 @@ class TestMigration:
         taken: list[str] = []
         steps = [add_column, lambda connection: taken.append("second")]
         prepare(outbox, steps[:1])
-        assert version(outbox) == 2
+        assert version(outbox) == NOW + 1
         prepare(outbox, steps)
         prepare(outbox, steps)
-        assert version(outbox) == 3
+        assert version(outbox) == NOW + 2
         assert taken == ["second"]
         with engine_of(outbox).connect() as connection:
             assert connection.execute(text("SELECT remark FROM cubehook_lanes")).all() == []
@@ -96,22 +102,22 @@ class TestMigration:
 
         with pytest.raises(RuntimeError):
             prepare(outbox, [fail])
-        assert version(outbox) == 1
+        assert version(outbox) == NOW
         prepare(outbox, [add_column])
-        assert version(outbox) == 2
+        assert version(outbox) == NOW + 1
         outbox.close()
 
     def test_new_tables_are_made_in_their_latest_form(self, bare_url: str) -> None:
         outbox = Outbox(bare_url)
         prepare(outbox, [add_column])
-        assert version(outbox) == 2
+        assert version(outbox) == NOW + 1
         outbox.close()
 
     def test_newer_tables_are_left_alone(self, bare_url: str) -> None:
         outbox = Outbox(bare_url)
         outbox.prepare()
         with engine_of(outbox).begin() as connection:
-            connection.execute(update(schema.schema_version).values(version=2))
+            connection.execute(update(schema.schema_version).values(version=NOW + 1))
         older = Outbox(bare_url)
         with pytest.raises(ConfigError, match="newer version of cubehook"):
             older.add([(message("1"), (OPS,))])
