@@ -9,6 +9,7 @@ from typing import Any
 
 from cubehook import checks
 from cubehook.config import Settings, load_endpoints
+from cubehook.errors import ConfigError
 from cubehook.outbox._sealing import KEY_VARIABLE, Keys
 from cubehook.secret import Secret
 
@@ -37,10 +38,16 @@ class StoredEndpoint:
 
     @classmethod
     def of(cls, row: Any) -> StoredEndpoint:
-        """Of a row of the table."""
+        """Of a row of the table. Raises `ConfigError` for a damaged one."""
+        try:
+            settings = json.loads(row.settings)
+        except ValueError:  # its text has a piece of what was read
+            settings = None
+        if not isinstance(settings, dict):
+            raise ConfigError(f"endpoint {row.name!r}: is damaged")
         return cls(
             name=row.name,
-            settings=json.loads(row.settings),
+            settings=settings,
             enabled=row.enabled,
             secrets=row.secrets,
             sealed=row.sealed,
@@ -73,8 +80,8 @@ def mapping_of(row: Any, keys: Keys) -> dict[str, Any]:
     if not isinstance(private, dict) or private.pop("name", None) != row.name:
         # Whoever can write to the database could send one endpoint's secrets to another's URL.
         raise ValueError("holds what was stored for another endpoint")
-    public: dict[str, Any] = json.loads(row.settings)
-    return {"name": row.name, "enabled": row.enabled, **public, **private}
+    shown = StoredEndpoint.of(row)
+    return {"name": shown.name, "enabled": shown.enabled, **shown.settings, **private}
 
 
 def problems_of(given: Mapping[Any, Any], keys: Keys, settings: Settings) -> list[str]:

@@ -77,9 +77,9 @@ class EndpointStore:
         found = []
         for row in rows:
             try:
-                found.append(mapping_of(row, keys))
-            except ValueError as error:
-                problems.append(_told(row.name, error))
+                found.append(_opened(row, keys))
+            except ConfigError as error:
+                problems += error.problems
         if problems:
             raise ConfigError(problems)
         return found
@@ -234,6 +234,8 @@ def _rows(connection: Connection) -> builtins.list[Any]:
 def _opened(row: Any, keys: Keys) -> dict[str, Any]:
     try:
         return mapping_of(row, keys)
+    except ConfigError:
+        raise
     except ValueError as error:
         problem = _told(row.name, error)
     raise ConfigError(problem)

@@ -342,6 +342,14 @@ class TestEncryption:
         (problem,) = problems_of(store.mappings)
         assert problem.startswith("endpoint 'ops': ")
 
+    @pytest.mark.parametrize("settings", [b"planted", b"[]"])
+    def test_damaged_settings(self, store: EndpointStore, outbox: Outbox, settings: bytes) -> None:
+        store.add(given())
+        with stored.engine_of(outbox).begin() as connection:
+            connection.execute(update(schema.endpoints).values(settings=settings))
+        assert problems_of(store.mappings) == ["endpoint 'ops': is damaged"]
+        assert problems_of(store.list) == ["endpoint 'ops': is damaged"]
+
     def test_without_cryptography(self, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
         found = problems_of(lambda: EndpointStore(outbox).add(given()))
