@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import SECRET, Receiver
+from loopback import SECRET, Receiver
 
 pytest.importorskip("sqlalchemy")
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from conftest import PATIENCE, SECRET, Receiver
+from loopback import PATIENCE, SECRET, Receiver
 
 pytest.importorskip("sqlalchemy")
 

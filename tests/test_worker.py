@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SECRET, Clock, Receiver
+from loopback import SECRET, Clock, Receiver
 
 pytest.importorskip("sqlalchemy")
 

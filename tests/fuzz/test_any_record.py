@@ -11,7 +11,7 @@ from anything import BASES, RELAXED, SECRET, ClassRaises, anything, hostile, key
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cubehook import Event, WebhookFormatter, WebhookHandler, pipeline
+from cubehook import Event, WebhookFormatter, WebhookHandler
 from cubehook.message import Message
 from cubehook.outcome import Reply
 
@@ -85,7 +85,7 @@ def sent() -> Iterator[list[Message]]:
             pass
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "Sender", Sender)
+        patch.setattr(courier, "Sender", Sender)
         yield messages
 
 
