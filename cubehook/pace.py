@@ -51,4 +51,4 @@ class Pace:
         """How many attempts at once are of use."""
         if self._quick == math.inf or self._computing <= 0.0:
             return self._most
-        return min(math.ceil(self._quick / self._computing), self._most)
+        return min(math.ceil(self._quick / self._computing) + 1, self._most)
