@@ -11,7 +11,7 @@ from anything import BASES, RELAXED, SECRET, ClassRaises, anything, hostile, key
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cubehook import Event, WebhookFormatter, WebhookHandler
+from cubehook import Event, WebhookFormatter, WebhookHandler, courier
 from cubehook.message import Message
 from cubehook.outcome import Reply
 
