@@ -25,7 +25,7 @@ LONGEST_PROBE_PAUSE = 60.0
 hours, but an endpoint that is back should be noticed within a minute."""
 
 
-AHEAD, MOST_AHEAD = 16, 256
+AHEAD, MOST_AHEAD = 128, 512
 """How many deliveries are leased ahead: for each attempt that a lane may make at once; at most."""
 
 _UNMADE = Message("", "", None, "", b"")

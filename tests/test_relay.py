@@ -173,7 +173,7 @@ def test_the_pause_ends_when_a_retry_is_due(bench: Bench) -> None:
 
 
 def test_the_database_is_left_alone_while_no_lane_wants_anything(bench: Bench) -> None:
-    bench.add(*map(str, range(40)))
+    bench.add(*map(str, range(AHEAD + 24)))
     bench.round()
     assert len(bench.relay._lent) == AHEAD
     before = bench.outbox.calls
@@ -263,7 +263,7 @@ def test_retry_after_is_a_floor_for_another_process_too(bench: Bench) -> None:
 
 
 def test_an_open_circuit_leases_one_probe_at_a_time(bench: Bench) -> None:
-    bench.add(*map(str, range(60)))
+    bench.add(*map(str, range(4 * AHEAD)))
     bench.round()
     assert len(bench.run(BUSY)) == OPEN_AFTER
     assert bench.round() == POLL_SECONDS
