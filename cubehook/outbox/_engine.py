@@ -159,13 +159,18 @@ class Database:
         self.turn = threading.Lock()
 
     def _once(self, work: Callable[[Connection], _T], mode: Mode) -> _T:
-        with (
-            self.turn if self.kind == "sqlite" else nullcontext(),
-            self._engine.connect().execution_options(cubehook_mode=mode) as connection,
-        ):
-            result = work(connection)
-            connection.commit()
-            return result
+        pool = self._engine.pool
+        try:
+            with (
+                self.turn if self.kind == "sqlite" else nullcontext(),
+                self._engine.connect().execution_options(cubehook_mode=mode) as connection,
+            ):
+                result = work(connection)
+                connection.commit()
+                return result
+        finally:
+            if self._engine.pool is not pool:  # closed meanwhile: this one came late
+                pool.dispose()
 
 
 def check_server(connection: Connection) -> None:
