@@ -116,17 +116,18 @@ class WebhookHandler(logging.Handler):
         if outbox is not None:
             options["outbox"] = outbox
         config = load(endpoints, options | unknown)
-        super().__init__(level)
         self._settings = config.settings
         self._endpoints = config.endpoints
         self._redactor = Redactor(config.settings.redact, config.settings.keep)
         self._format: BodyFormat = WebhookFormatter(
             redact=config.settings.redact, keep=config.settings.keep
         )
-        self.formatter = self._format
         self._close_by: tuple[float, float] | None = None
         self._follower: Follower | None = self._follow() if config.stored else None
         self._build()
+        # Not before all has gone well: from here on logging knows of the handler, and flushes it.
+        super().__init__(level)
+        self.formatter = self._format
         self._pipeline.resume()
         if self._follower is not None:
             self._follower.start()

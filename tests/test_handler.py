@@ -1326,3 +1326,18 @@ def test_the_handler_formats_records_itself(handler: Make, receiver: Receiver) -
     record = logging.makeLogRecord({"event": "a.b", "event_id": "1", "password": "planted"})
     assert json.loads(handler().format(record))["id"] == "1"
     assert "planted" not in handler().format(record)
+
+
+def test_a_handler_that_could_not_be_made_is_none_of_loggings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``dictConfig`` and the end of the program flush all that logging knows of."""
+
+    def fail(handler: WebhookHandler) -> None:
+        raise RuntimeError("the database is away, say")
+
+    monkeypatch.setattr(WebhookHandler, "_build", fail)
+    known = [ref() for ref in logging._handlerList]  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError):
+        WebhookHandler([])
+    assert [ref() for ref in logging._handlerList] == known  # type: ignore[attr-defined]
