@@ -16,9 +16,9 @@ from cubehook.courier import Courier, policy_of
 from cubehook.endpoint import Endpoint
 from cubehook.errors import CubehookError
 from cubehook.message import Message
-from cubehook.notices import notice
+from cubehook.notices import SeldomWarning, notice
 from cubehook.outbox import Outbox, Target
-from cubehook.relay import RETRY_SECONDS, WARNING_INTERVAL, Relay
+from cubehook.relay import RETRY_SECONDS, Relay
 from cubehook.schedule import Formatted
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Depot:
         self._over = threading.Event()
         self._ends = math.inf  # of the time to wait for the database
         self._hopeless = False  # it was waited for, to the end of that time
-        self._warned_at = -WARNING_INTERVAL
+        self._warn = SeldomWarning(logger)
 
     def configure(self, endpoints: Sequence[Endpoint]) -> None:
         """The endpoints from now on."""
@@ -99,7 +99,7 @@ class Depot:
                 self._outbox.add(batch)
                 break
             except CubehookError as error:
-                self._warn(error)
+                self._warn("events wait to be stored: %s", error)
             except Exception as error:
                 notice(logger, logging.ERROR, "not to be stored (%s)", type(error).__name__)
                 return UNSTORABLE
@@ -116,11 +116,6 @@ class Depot:
                 found = targets.setdefault(id(message), (message, []))
                 found[1].append(Target(name, self._ordered.get(name, True)))
         return list(targets.values())
-
-    def _warn(self, error: CubehookError) -> None:
-        if time.monotonic() - self._warned_at >= WARNING_INTERVAL:
-            self._warned_at = time.monotonic()
-            notice(logger, logging.WARNING, "events wait to be stored: %s", error)
 
 
 def _left_of(event: Formatted, problem: str | None) -> Formatted:

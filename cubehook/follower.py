@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from cubehook import threads
 from cubehook.endpoint import Endpoint
 from cubehook.errors import ConfigError
 from cubehook.intake import Subscriptions
-from cubehook.notices import notice
+from cubehook.notices import SeldomWarning, notice
 from cubehook.outbox import Outbox, OutboxUnavailableError
 from cubehook.outbox.endpoints import EndpointStore
 
@@ -24,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 """So often the revision is asked for."""
-
-WARNING_INTERVAL = 30.0
 
 Apply = Callable[[Sequence[dict[str, Any]]], object]
 """Takes the endpoints from now on; raises `ConfigError`, and changes nothing, for bad ones."""
@@ -41,7 +38,7 @@ class Follower:
         self._store = EndpointStore(self._outbox)
         self._seen: str | None = None  # the revision that is in use
         self._reported = ""
-        self._warned_at = -WARNING_INTERVAL
+        self._warn = SeldomWarning(logger)
         self._stopping = threading.Event()
         self._starting = threading.Lock()
         self._started = False
@@ -54,7 +51,7 @@ class Follower:
         try:
             self._seen, found = self._read()
         except OutboxUnavailableError as error:
-            self._warn(error)
+            self._warn("endpoints cannot be read: %s", error)
             return []
         return found
 
@@ -99,7 +96,7 @@ class Follower:
                 return
             self._apply(found)
         except OutboxUnavailableError as error:
-            self._warn(error)
+            self._warn("endpoints cannot be read: %s", error)
         except ConfigError as error:
             # Looked at again each time: what a reference names may be there by then.
             self._report(str(error))
@@ -119,11 +116,6 @@ class Follower:
             self._reported = problem
             text = "stored endpoints cannot be used, the former ones stay: %s"
             notice(logger, logging.ERROR, text, problem)
-
-    def _warn(self, error: OutboxUnavailableError) -> None:
-        if time.monotonic() - self._warned_at >= WARNING_INTERVAL:
-            self._warned_at = time.monotonic()
-            notice(logger, logging.WARNING, "endpoints cannot be read: %s", error)
 
 
 class FirstLook(Subscriptions):

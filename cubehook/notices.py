@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
+
+WARNING_INTERVAL = 30.0
+"""What may go on and on is warned of at most once in so many seconds."""
 
 
 def notice(logger: logging.Logger, level: int, text: str, *args: object) -> None:
     """Log; an exception of an application's handler must not end a thread of ours."""
     with contextlib.suppress(Exception):
         logger.log(level, text, *args, stacklevel=2)
+
+
+class SeldomWarning:
+    """Warns of what may go on and on, at most once in `WARNING_INTERVAL`."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._at = -WARNING_INTERVAL
+
+    def __call__(self, text: str, *args: object) -> None:
+        """Warn, unless it is too soon."""
+        if time.monotonic() - self._at >= WARNING_INTERVAL:
+            self._at = time.monotonic()
+            notice(self._logger, logging.WARNING, text, *args)

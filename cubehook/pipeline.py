@@ -31,7 +31,7 @@ from cubehook.intake import (
     Subscriptions,
 )
 from cubehook.message import Message
-from cubehook.notices import notice
+from cubehook.notices import WARNING_INTERVAL, notice
 from cubehook.schedule import Formatted
 from cubehook.stats import Stats
 
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from cubehook.depot import Depot
 
 logger = logging.getLogger(__name__)
-
-WARNING_INTERVAL = 30.0
-"""Dropped events are warned of at most once in so many seconds."""
 
 STRAGGLERS_SECONDS = 1.0
 """How long a closed handler looks out for events that were being queued when it was closed."""

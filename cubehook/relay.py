@@ -22,7 +22,7 @@ from cubehook import threads
 from cubehook.dispatcher import Dispatcher
 from cubehook.errors import CubehookError
 from cubehook.lane import Delivery
-from cubehook.notices import notice
+from cubehook.notices import SeldomWarning, notice
 from cubehook.outbox import Lease, Outbox, OutboxUnavailableError, Result
 from cubehook.outcome import Outcome, RetryAt
 from cubehook.retry import WebhookRetry
@@ -44,7 +44,6 @@ RETRY_SECONDS = 1.0
 BROKEN_SECONDS = 10.0
 """The pause after what does not pass by itself: a damaged file, or newer tables."""
 
-WARNING_INTERVAL = 30.0
 MOST_RESULTS = 500
 """In one transaction."""
 
@@ -87,7 +86,7 @@ class Relay:
         self._stopping = threading.Event()
         self._ends = 0.0  # of the time that attempts under way have in the end
         self._thread: threading.Thread | None = None
-        self._warned_at = -WARNING_INTERVAL
+        self._warn = SeldomWarning(logger)
         self.lost = 0
 
     def configure(self, policies: Mapping[str, WebhookRetry]) -> None:
@@ -155,11 +154,6 @@ class Relay:
         # Not for what wakes it: each result that comes back would be one more try.
         self._stopping.wait(pause)
         return 0.0
-
-    def _warn(self, text: str, what: object) -> None:
-        if time.monotonic() - self._warned_at >= WARNING_INTERVAL:
-            self._warned_at = time.monotonic()
-            notice(logger, logging.WARNING, text, what)
 
     def _round(self) -> float:
         self._write_back()
