@@ -9,7 +9,6 @@ import json
 import math
 import pickle
 import re
-import statistics
 import sys
 import threading
 import time
@@ -944,18 +943,16 @@ ADVERSARIAL = [
 def is_linear(start: str, unit: str, end: str) -> bool:
     """Twice the text, at most two and a half times the time, in the time of this thread.
 
-    One clear run of both decides, or else the middle one of several in turn; a machine that is
-    busy all the same gets two more tries.
+    A busy machine only ever adds to a run: the fastest of each counts, and the short text, which a
+    slow run would make look as costly as the long one, runs more often before anything is decided.
     """
     short, long = (start + unit * (size // len(unit)) + end for size in (1 << 19, 1 << 20))
-    pairs = [(cost(short), cost(long))]
-    if pairs[0][1] <= 2.2 * max(pairs[0][0], 0.001):
-        return True
-    for _ in range(3):
-        pairs += [(cost(short), cost(long)) for _ in range(4)]
-        shorts, longs = (statistics.median(costs) for costs in zip(*pairs, strict=True))
-        if longs <= 2.5 * max(shorts, 0.001):
+    shorts, longs = [cost(short) for _ in range(3)], [cost(long)]
+    for _ in range(12):
+        if min(longs) <= 2.5 * max(min(shorts), 0.001):
             return True
+        shorts.append(cost(short))
+        longs.append(cost(long))
     return False
 
 
