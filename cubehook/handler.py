@@ -260,6 +260,11 @@ class WebhookHandler(logging.Handler):
             pipeline.stop()
         super().close()
 
+    @property
+    def queue_capacity(self) -> int:
+        """How many events it has room for."""
+        return self._settings.queue_capacity
+
     def stats(self) -> Stats:
         """A frozen snapshot of the counts."""
         return self._pipeline.stats()

@@ -44,7 +44,7 @@ def from_options(outbox: str, endpoints: str | None) -> Given:
     if endpoints == config.STORED:
         loaded = config.load(endpoints, {"outbox": outbox})
         return Given(_url(loaded.settings), (), loaded.settings, stored=True)
-    listed = None if endpoints is None else _parsed(Path(endpoints))
+    listed = None if endpoints is None else parsed(Path(endpoints))
     if endpoints is not None and not isinstance(listed, list):
         raise ConfigError("endpoints: the file must hold a list")
     loaded = config.load(listed, {"outbox": outbox})
@@ -61,18 +61,7 @@ def from_file(path: str) -> Given:
 
     Raises `ConfigError` if none has an outbox, or they have different ones.
     """
-    loaded: dict[str, config.Config] = {}
-    problems: list[str] = []
-    for name, options in _handlers(Path(path)):
-        endpoints = options.pop("endpoints", None)
-        try:
-            loaded[name] = config.load(endpoints, options)
-        except ConfigError as error:
-            problems += [f"handler {name!r}: {problem}" for problem in error.problems]
-    if problems:
-        raise ConfigError(problems)
-    if not loaded:
-        raise ConfigError("the file has no handler of class cubehook.WebhookHandler")
+    loaded = configured(path)
     stored = {name: one for name, one in loaded.items() if one.settings.outbox is not None}
     if not stored:
         raise ConfigError(f"{_names(loaded)}: without an outbox there is nothing to deliver from")
@@ -83,6 +72,26 @@ def from_file(path: str) -> Given:
         raise ConfigError(f"{_names(stored)}: 'endpoints: outbox' must be in all of them or none")
     follows = next(iter(stored.values())).stored
     return Given(_url(settings), _united(stored), settings, stored=follows)
+
+
+def configured(path: str) -> dict[str, config.Config]:
+    """What each handler of ours in a configuration of logging says, by the handler's name.
+
+    Raises `ConfigError` listing every problem, or if there is no such handler.
+    """
+    loaded: dict[str, config.Config] = {}
+    problems: list[str] = []
+    for name, options in handler_options(Path(path)):
+        endpoints = options.pop("endpoints", None)
+        try:
+            loaded[name] = config.load(endpoints, options)
+        except ConfigError as error:
+            problems += [f"handler {name!r}: {problem}" for problem in error.problems]
+    if problems:
+        raise ConfigError(problems)
+    if not loaded:
+        raise ConfigError("the file has no handler of class cubehook.WebhookHandler")
+    return loaded
 
 
 def _names(handlers: Mapping[str, object]) -> str:
@@ -103,17 +112,17 @@ def _united(stored: Mapping[str, config.Config]) -> tuple[Endpoint, ...]:
     return tuple(united.values())
 
 
-def _handlers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def handler_options(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The name and the options of each handler that is ours."""
-    if path.suffix in (".ini", ".cfg", ".conf"):
+    if is_ini(path):
         yield from _of_ini(path)
         return
-    parsed = _parsed(path)
-    if not isinstance(parsed, dict) or not isinstance(parsed.get("handlers"), dict):
+    whole = parsed(path)
+    if not isinstance(whole, dict) or not isinstance(whole.get("handlers"), dict):
         raise ConfigError("the file has no handlers: it is no configuration of logging")
     # Its mappings resolve cfg:// and ext:// when they are asked.
-    handlers: Any = logging.config.DictConfigurator(parsed).config["handlers"]
-    for name in parsed["handlers"]:
+    handlers: Any = logging.config.DictConfigurator(whole).config["handlers"]
+    for name in whole["handlers"]:
         try:
             each = handlers[name]
             if isinstance(each, dict) and (each.get("class") or each.get("()")) in CLASSES:
@@ -121,6 +130,11 @@ def _handlers(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except (ValueError, LookupError, AttributeError) as error:
             why = type(error).__name__
             raise ConfigError(f"handler {name!r}: holds what cannot be resolved ({why})") from None
+
+
+def is_ini(path: Path) -> bool:
+    """Whether the file is for `logging.config.fileConfig`."""
+    return path.suffix in (".ini", ".cfg", ".conf")
 
 
 def _of_ini(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -143,7 +157,7 @@ def _of_ini(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, dict(zip(["endpoints"], arguments, strict=False)) | options
 
 
-def _parsed(path: Path) -> Any:
+def parsed(path: Path) -> Any:
     """What a JSON or YAML file holds."""
     text = _text(path)
     if path.suffix == ".json":

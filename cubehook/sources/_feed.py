@@ -1,0 +1,87 @@
+"""From a source to the handlers: `Feed` gives them events, and says when those are safe.
+
+A source that goes on from a checkpoint moves it only then. So the source itself is the queue: what
+a crash cuts off is read again, with the same ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cubehook.handler import WebhookHandler
+
+LOOK_SECONDS = 0.5
+"""How long one wait for deliveries takes, before it is asked whether the source is to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEvent:
+    """What a source has read.
+
+    id: the same whenever the same entry is read, and another one for any other entry.
+    name: the event's; one that is not a legal name reaches no endpoint. time: Unix seconds.
+    level: of `logging`. fields: the payload, not yet redacted.
+    """
+
+    id: str
+    name: str
+    time: float
+    fields: Mapping[str, object] = field(repr=False)
+    level: int = logging.INFO
+
+    def to_record(self, logger: str) -> logging.LogRecord:
+        """A log record that carries the event as its message: so no field can be mistaken for one
+        of the record's own attributes."""
+        message = {**self.fields, "event": self.name, "event_id": self.id}
+        values = {"name": logger, "msg": message, "created": self.time, "levelno": self.level}
+        return logging.makeLogRecord(values | {"levelname": logging.getLevelName(self.level)})
+
+
+class Feed:
+    """Gives events to handlers, no more at once than they have room for.
+
+    logger: the name that the records carry. stopping: set by whoever ends the source.
+    """
+
+    def __init__(
+        self,
+        handlers: Sequence[WebhookHandler],
+        stopping: threading.Event,
+        logger: str = "cube.source",
+    ) -> None:
+        self._handlers = tuple(handlers)
+        self._stopping = stopping
+        self._logger = logger
+        self.room = min((one.queue_capacity for one in self._handlers), default=1)
+
+    def deliver(self, events: Sequence[SourceEvent]) -> bool:
+        """Hand the events over and wait until each of them has ended: is delivered or given up,
+        or, where a handler has an outbox, stored.
+
+        False if the source is to stop before: then some of them may be delivered, and some not.
+        """
+        return all(self._deliver(part) for part in self._parts(events))
+
+    def _parts(self, events: Sequence[SourceEvent]) -> Iterator[Sequence[SourceEvent]]:
+        for start in range(0, len(events), self.room):
+            yield events[start : start + self.room]
+
+    def _deliver(self, events: Sequence[SourceEvent]) -> bool:
+        if self._stopping.is_set():
+            return False
+        for event in events:
+            for handler in self._handlers:
+                record = event.to_record(self._logger)
+                if record.levelno >= handler.level:
+                    handler.handle(record)
+        return all(self._ended(handler) for handler in self._handlers)
+
+    def _ended(self, handler: WebhookHandler) -> bool:
+        while not handler.flush(LOOK_SECONDS):
+            # It may have said so at once, since all that is left waits for a later retry.
+            if self._stopping.wait(LOOK_SECONDS / 2):
+                return False
+        return True
