@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from cubehook import batch
-from cubehook.attempt import Sender
+from cubehook.attempt import Judge, Sender
 from cubehook.dispatcher import Dispatcher
 from cubehook.endpoint import Endpoint
 from cubehook.formats import BatchFormat, BodyFormat
 from cubehook.lane import Batching, LaneSettings
 from cubehook.message import Message
 from cubehook.notices import notice
+from cubehook.outcome import Failure, Reply
 from cubehook.retry import WebhookRetry
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class Courier:
 
     def configure(self, endpoints: Sequence[Endpoint]) -> None:
         """The endpoints from now on."""
-        former, self._senders = self._senders, {one.name: Sender(one) for one in endpoints}
+        former = self._senders
+        self._senders = {one.name: Sender(one, self._judge(one.format)) for one in endpoints}
         self.dispatcher.set_lanes(self._lane(one) for one in endpoints if one.enabled)
         for name in former.keys() - self._senders.keys():
             former[name].close()  # the others' are closed when their last attempt lets go of them
@@ -71,7 +73,14 @@ class Courier:
             share=min(cast(int, endpoint.max_concurrency), self._most),
             ordered=endpoint.ordered,
             batching=self._batching(endpoint),
+            rate=endpoint.rate,
         )
+
+    def _judge(self, name: str) -> Judge:
+        def judge(reply: Reply) -> Reply | Failure:
+            return self._formats[name].judge(reply)  # looked up each time: it may have changed
+
+        return judge
 
     def _batching(self, endpoint: Endpoint) -> Batching | None:
         if endpoint.batching is None:

@@ -28,7 +28,7 @@ from cubehook._multi import Stepwise
 from cubehook.connection import resolved
 from cubehook.endpoint import Endpoint
 from cubehook.outcome import Failure, Reply
-from cubehook.transport import MAX_RESPONSE_BYTES, _proxy_headers
+from cubehook.transport import MAX_RESPONSE_BYTES, _proxy_headers, with_query
 
 # What pycurl does not name, or did not in 7.45.4, before which it came with too old a libcurl.
 _TOO_LARGE = 100  # CURLE_TOO_LARGE
@@ -81,9 +81,11 @@ class CurlTransport:
         self._closed = False
 
     def post(
-        self, headers: Mapping[str, str], body: bytes, limit: float | None = None
+        self, headers: Mapping[str, str], body: bytes, limit: float | None = None, query: str = ""
     ) -> Reply | Failure:
         """One attempt, over after the endpoint's ``timeout``, or ``limit`` seconds if sooner.
+
+        query: is added to that of the URL.
 
         Never raises an ``Exception``: what went wrong is a `Failure`.
         """
@@ -96,7 +98,7 @@ class CurlTransport:
         client = None
         try:
             client = self._client()
-            return client.post(headers, body, deadline)
+            return client.post(headers, body, deadline, query)
         except Exception:  # of headers that cannot be sent, say
             return Failure("transport error")
         finally:
@@ -139,8 +141,9 @@ class _Setup:
         # Not libcurl's default ports, of which that for proxies is another one.
         self.port = where.port or (443 if self.secure and proxy is None else 80)
         self.host = str(where.host).strip("[]")
+        self.url = target._replace(path=target.path or "/").url
         self.options: dict[int, Any] = {
-            pycurl.URL: target._replace(path=target.path or "/").url,
+            pycurl.URL: self.url,
             pycurl.PATH_AS_IS: 1,
             pycurl.POST: 1,
             pycurl.USERAGENT: "",  # ours is among the headers, and no matter of a proxy
@@ -209,6 +212,7 @@ class _Client:
         self._setup = setup
         self._gate = Gate(setup.guard, secure=setup.secure)
         self._answer = Answer()
+        self._query = ""  # that the handle's URL has beside the endpoint's own
         self.reusable = False
         with forks.kept_out:  # libcurl has a lock of its own for what all handles share
             self._curl = pycurl.Curl()
@@ -227,8 +231,14 @@ class _Client:
         if not sys.is_finalizing() and hasattr(self, "_steps"):
             self.close()
 
-    def post(self, headers: Mapping[str, str], body: bytes, deadline: float) -> Reply | Failure:
+    def post(
+        self, headers: Mapping[str, str], body: bytes, deadline: float, query: str
+    ) -> Reply | Failure:
         """One attempt until ``deadline`` (monotonic seconds)."""
+        if query != self._query:
+            self._query = query
+            url = self._setup.url
+            self._curl.setopt(pycurl.URL, with_query(url, query) if query else url)
         self._curl.setopt(pycurl.HTTPHEADER, _lines(headers))
         self._curl.setopt(pycurl.POSTFIELDS, body)
         result = self._attempt(deadline) if self.reusable else None

@@ -13,14 +13,16 @@ from typing import Any
 
 from urllib3.util import Url, parse_url
 
-from cubehook import batch, checks, destination, formats, signing
+from cubehook import batch, checks, destination, formats, rate, signing
 from cubehook.addresses import AddressPolicy, Network
 from cubehook.batch import Batch
 from cubehook.errors import ConfigError
 from cubehook.event import LIFECYCLE_EVENTS, is_event_name
+from cubehook.rate import Rate
 from cubehook.secret import Secret
 
 MAX_NAME_LENGTH = 64
+DEFAULT_FORMAT = DEFAULT_SCHEME = "cube"
 TRANSPORTS = ("requests", "curl")
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # token, RFC 9110 §5.6.2
@@ -44,12 +46,15 @@ class Endpoint:
     name: names the endpoint in logs and stats; the handler gives ``endpoint-<index>`` otherwise.
     events: exact names, ``prefix.*``, or ``*`` alone.
     secret: a literal, ``env:NAME``, ``file:PATH``, or a list of them: the first signs first.
-    scheme: one or more names of signature schemes. format: a format's name or a dotted path.
+    format: a format's name or a dotted path. scheme: one or more names of signature schemes; None:
+    the format's, which is ``cube`` for most.
     allowed_networks, denied_networks: CIDR texts of the only addresses that may be connected to,
     which is consent to private ones, and of addresses that never may.
     proxy: URL of an HTTP proxy, the only way through one; it then vets the addresses.
     ca_bundle: path of the authorities to trust. client_cert: one or two paths, for mutual TLS.
     ordered: events with the same key arrive in the order they were logged.
+    rate_limit: at most so many requests in any such time, ``"20/60s"``; ``"none"``: any number;
+    None: what the format's service takes.
     batch: ``{"max_events": …, "linger": seconds}``: several events in one request; None: one each.
     headers: sent with every request, beside cubehook's own.
     timeout, connect_timeout, backoff_initial, backoff_max: seconds; None: the handler's.
@@ -63,8 +68,8 @@ class Endpoint:
     name: str = ""
     events: Sequence[str] = LIFECYCLE_EVENTS
     secret: str | Sequence[str] | Sequence[Secret] = field(default=(), repr=False)
-    scheme: str | Sequence[str] = "cube"
-    format: str = "cube"
+    scheme: str | Sequence[str] | None = None
+    format: str = DEFAULT_FORMAT
     enabled: bool = True
     allow_private_urls: bool = False
     allow_insecure_http: bool = False
@@ -74,6 +79,7 @@ class Endpoint:
     ca_bundle: str | None = None
     client_cert: str | Sequence[str] | None = None
     ordered: bool = True
+    rate_limit: str | Rate | None = None
     batch: Mapping[str, Any] | Batch | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     timeout: float | None = None
@@ -96,10 +102,11 @@ class Endpoint:
         problems: list[str] = []
         for key, value in inspect(given, place(given), problems).items():
             object.__setattr__(self, key, value)
-        if isinstance(self.scheme, str):
-            object.__setattr__(self, "scheme", (self.scheme,))
         if problems:
             raise ConfigError(problems)
+        for key, default in _defaults_of(self.format).items():
+            if getattr(self, key) is None:
+                object.__setattr__(self, key, default)
 
     def __deepcopy__(self, memo: object) -> Endpoint:
         return self  # immutable, and configurations are copied
@@ -118,6 +125,11 @@ class Endpoint:
     def batching(self) -> Batch | None:
         """How events are put together; None: each has a request of its own."""
         return self.batch  # type: ignore[return-value]  # normalised in __post_init__
+
+    @property
+    def rate(self) -> Rate | None:
+        """How often a request may begin; None: whenever there is something to send."""
+        return self.rate_limit if isinstance(self.rate_limit, Rate) else None
 
     @property
     def location(self) -> Url:
@@ -218,7 +230,21 @@ def _format(value: object) -> str:
     except LookupError as error:
         known = ", ".join(formats.known())
         raise ValueError(f"{error.args[0]}; known are {known}, or a dotted path") from None
+    try:
+        _defaults_of(text)
+    except ValueError as error:
+        raise ValueError(f"has defaults of its own that are wrong: {error}") from None
     return text
+
+
+def _defaults_of(name: str) -> dict[str, Any]:
+    """What a format says where the endpoint does not."""
+    found = formats.find(name)
+    limit = getattr(found, "rate_limit", None)
+    return {
+        "scheme": _scheme(getattr(found, "scheme", DEFAULT_SCHEME)),
+        "rate_limit": rate.UNLIMITED if limit is None else rate.check(limit),
+    }
 
 
 def _headers(value: object) -> Mapping[str, str]:
@@ -249,7 +275,8 @@ def _across(values: Mapping[str, Any]) -> Iterator[str]:
         yield "backoff_initial: must not be greater than backoff_max"
     if "url" in values:
         yield from destination.problems(values)
-    if values.get("batch") and not hasattr(formats.find(values.get("format", "cube")), "join"):
+    name = values.get("format", DEFAULT_FORMAT)
+    if values.get("batch") and not hasattr(formats.find(name), "join"):
         yield "batch: the format has none"
     yield from (f"secret: {problem}" for problem in _refused(values))
 
@@ -257,7 +284,8 @@ def _across(values: Mapping[str, Any]) -> Iterator[str]:
 def _refused(values: Mapping[str, Any]) -> tuple[str, ...]:
     secrets = [secret.value for secret in values.get("secret", ())]
     try:
-        signing.signing_keys(values.get("scheme", ("cube",)), secrets)
+        name = values.get("format", DEFAULT_FORMAT)
+        signing.signing_keys(values.get("scheme") or _defaults_of(name)["scheme"], secrets)
     except ConfigError as error:
         return error.problems
     return ()
@@ -304,6 +332,7 @@ CHECKS: dict[str, checks.Check] = {
     "format": _format,
     "enabled": checks.flag,
     "ordered": checks.flag,
+    "rate_limit": rate.check,
     "batch": batch.check,
     "headers": _headers,
     **DELIVERY_CHECKS,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cubehook import lifecycle, threads
 from cubehook.config import Settings, load, load_endpoints
-from cubehook.endpoint import Endpoint
+from cubehook.endpoint import DEFAULT_FORMAT, Endpoint
 from cubehook.errors import ConfigError
 from cubehook.event import tag
 from cubehook.formats import BodyFormat, WebhookFormatter, redacted
 from cubehook.intake import ERROR, MAX_REMEMBERED_NAMES
-from cubehook.pipeline import DEFAULT_FORMAT, Pipeline
+from cubehook.pipeline import Pipeline
 from cubehook.redaction import Redactor
 from cubehook.stats import Stats
 

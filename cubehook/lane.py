@@ -14,6 +14,7 @@ from typing import NamedTuple
 from cubehook.message import Message
 from cubehook.outcome import Dead, Delivered, Failure, Outcome, Reply, RetryAt, Split
 from cubehook.pace import Effort, Pace
+from cubehook.rate import Rate, Window
 from cubehook.retry import WebhookRetry, backoff
 from cubehook.stats import EndpointStats
 
@@ -108,7 +109,8 @@ class Batching(NamedTuple):
 
 
 class LaneSettings(NamedTuple):
-    """What a lane is told. ``capacity``: of its backlog; ``share``: the most attempts at once."""
+    """What a lane is told. ``capacity``: of its backlog; ``share``: the most attempts at once;
+    ``rate``: how often one may begin."""
 
     name: str
     send: Callable[[Message, float | None], Reply | Failure]
@@ -117,6 +119,7 @@ class LaneSettings(NamedTuple):
     share: int
     ordered: bool = True
     batching: Batching | None = None
+    rate: Rate | None = None
 
 
 class Lane:
@@ -131,6 +134,7 @@ class Lane:
         self.waiting = 0  # deliveries in the dispatcher's heap, for the time of their retry
         # Behind one with the same key; None for the many keys that have just that one.
         self._held: dict[str, deque[Delivery] | None] = {}
+        self._recent: Window | None = None
         self._batching: Batching | None = None
         self._batches = 0  # that have not ended
         self._sealed_at = -math.inf
@@ -148,6 +152,8 @@ class Lane:
         former, self._batching = self._batching, settings.batching
         if (former is None) is not (settings.batching is None):
             self._rearrange()
+        if settings.rate != (self._recent and self._recent.rate):
+            self._recent = Window(settings.rate) if settings.rate else None
         self._window = 1
         self._pace = Pace(settings.share)
         self.failures = 0
@@ -181,7 +187,7 @@ class Lane:
 
     def may_send(self, now: float) -> bool:
         """Whether the lane's own limits let one more attempt begin."""
-        if self.off or self._gathers(now):
+        if self.off or self._gathers(now) or now < self._free_at:
             return False
         if self.open:
             return self.in_flight == 0 and now >= self.probe_at
@@ -191,7 +197,7 @@ class Lane:
         """When time alone will let an attempt begin; None if something else has to happen."""
         if self.off or not self.ready or (self.open and self.in_flight):
             return None
-        moment = self.probe_at if self.open else now
+        moment = max(self.probe_at if self.open else now, self._free_at)
         if self._gathers(now):
             if self._batching is None or self._blocked:
                 return None
@@ -202,9 +208,11 @@ class Lane:
         """Wait for no more events to join those that are here."""
         self._sealed_at = now
 
-    def take(self) -> Delivery:
+    def take(self, now: float) -> Delivery:
         """The next delivery, now in flight."""
         self.in_flight += 1
+        if self._recent is not None:
+            self._recent.note(now)
         delivery = self.ready.popleft()
         if self._batching is not None and not delivery.alone:
             delivery = self._batch_of(delivery, self._batching)
@@ -296,6 +304,8 @@ class Lane:
         if self.off or (self.open and now < self.probe_at):
             return 0
         most = 1 if self.open else min(AHEAD * self._window, MOST_AHEAD)
+        if self._recent is not None:  # the lease would end before its turn comes
+            most = min(most, self._recent.room(now))
         return max(most - self.pending, 0)
 
     def stats(self) -> EndpointStats:
@@ -314,6 +324,11 @@ class Lane:
             failures_in_row=self.failures,
             stored=counts["stored"],
         )
+
+    @property
+    def _free_at(self) -> float:
+        """When the ``rate_limit`` lets one more attempt begin."""
+        return -math.inf if self._recent is None else self._recent.free_at()
 
     @property
     def _blocked(self) -> bool:

@@ -29,15 +29,20 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """No answer. ``reason`` is one of a few fixed phrases; ``final``: trying again is no use."""
+    """No answer, or one whose body says that it failed.
+
+    reason: one of a few fixed phrases. final: trying again is no use. wait: seconds that the
+    receiver wants to be left alone, at least.
+    """
 
     reason: str
     final: bool = False
+    wait: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The receiver took it: a status of 200 to 299."""
+    """The receiver took it: a status of 200 to 299, and no word in the body against it."""
 
     status: int
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from cubehook import formats, lifecycle, threads
 from cubehook.config import Settings
 from cubehook.courier import Courier
-from cubehook.endpoint import Endpoint
+from cubehook.endpoint import DEFAULT_FORMAT, Endpoint
 from cubehook.event import Attributes, Event
 from cubehook.formats import BodyFormat
 from cubehook.intake import (
@@ -52,7 +52,6 @@ MOST_AT_ONCE = 32
 MOST_READS = 10
 """So often the counts are read, until no event has come in between."""
 
-DEFAULT_FORMAT = "cube"
 FORMAT_ERROR = "format_error"
 INVALID_NAME = "invalid_name"
 UNSUBSCRIBED = "unsubscribed"

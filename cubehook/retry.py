@@ -61,7 +61,7 @@ class WebhookRetry(Retry):
         if isinstance(result, Failure):
             if result.final:
                 return Dead(result.reason)
-            return self._again(result.reason, None, 0.0, now)
+            return self._again(result.reason, None, min(result.wait, MAX_RETRY_AFTER), now)
         if 200 <= result.status < 300:
             return Delivered(result.status)
         reason = f"status {result.status}"

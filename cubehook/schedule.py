@@ -267,7 +267,7 @@ class Schedule:
         self._unserved -= lane.in_flight == 0
         self._busy += 1
         self._suspects_busy += suspect
-        job = Job(lane, lane.take(), suspect)
+        job = Job(lane, lane.take(now), suspect)
         self._enlist(lane, now)
         return job
 

@@ -80,6 +80,12 @@ class AttemptTimeout(Timeout):
         return max(min(self._longest_connect, self.deadline - time.monotonic()), 0.001)
 
 
+class WebhookRequest(PreparedRequest):
+    """A request to an endpoint. ``query``: what stands in its URL beside the endpoint's own."""
+
+    query: str = ""
+
+
 class WebhookResponse(Response):
     """An answer whose body was read as far as it is ever read."""
 
@@ -116,13 +122,15 @@ class WebhookAdapter(HTTPAdapter):
         self._pool = _pool(endpoint)
 
     def post(
-        self, headers: Mapping[str, str], body: bytes, limit: float | None = None
+        self, headers: Mapping[str, str], body: bytes, limit: float | None = None, query: str = ""
     ) -> Reply | Failure:
         """One attempt, over after the endpoint's ``timeout``, or ``limit`` seconds if sooner.
 
+        query: is added to that of the URL.
+
         Never raises an ``Exception``: what went wrong is a `Failure`.
         """
-        request = self._prepared(headers, body)
+        request = self._prepared(headers, body, query)
         timeout = self._attempt_timeout(limit)
         try:
             with threads.own():  # what urllib3 logs of it names the URL
@@ -169,7 +177,8 @@ class WebhookAdapter(HTTPAdapter):
 
     def request_url(self, request: PreparedRequest, proxies: Any) -> str:
         """Path and query of the endpoint, or its URL where a proxy forwards the request."""
-        return self._target
+        query = getattr(request, "query", "")
+        return with_query(self._target, query) if query else self._target
 
     def build_response(self, req: PreparedRequest, resp: Any) -> WebhookResponse:
         """The answer, read as far as it may be."""
@@ -179,11 +188,12 @@ class WebhookAdapter(HTTPAdapter):
         longest = self._timeout if limit is None else min(limit, self._timeout)
         return AttemptTimeout(time.monotonic() + longest, self._connect_timeout)
 
-    def _prepared(self, headers: Mapping[str, str], body: bytes) -> PreparedRequest:
+    def _prepared(self, headers: Mapping[str, str], body: bytes, query: str) -> WebhookRequest:
         # Not PreparedRequest.prepare: the URL was parsed and checked once, at configuration.
-        request = PreparedRequest()
+        request = WebhookRequest()
         request.method = "POST"
-        request.url = self._url
+        request.url = with_query(self._url, query) if query else self._url
+        request.query = query
         # A plain dict: who reads it looks for this one name only, in this spelling.
         named = {name: value for name, value in headers.items() if name.lower() != _LENGTH}
         request.headers = named | {"Content-Length": str(len(body))}  # type: ignore[assignment]
@@ -194,6 +204,11 @@ class WebhookAdapter(HTTPAdapter):
         """Close the idle connections."""
         self._pool.close()
         super().close()
+
+
+def with_query(target: str, query: str) -> str:
+    """A URL, or its path, with so much more in its query."""
+    return f"{target}{'&' if '?' in target else '?'}{query}"
 
 
 def _pool(endpoint: Endpoint) -> urllib3.HTTPConnectionPool:

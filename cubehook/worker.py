@@ -19,6 +19,7 @@ from cubehook.courier import Courier, policy_of
 from cubehook.dispatcher import Dispatcher
 from cubehook.endpoint import Endpoint
 from cubehook.errors import CubehookError
+from cubehook.formats import BodyFormat
 from cubehook.notices import notice
 from cubehook.outbox import Outbox, Status
 from cubehook.relay import LEASE_SECONDS, Relay
@@ -133,15 +134,13 @@ class Worker:
         self._endpoints = tuple(endpoints)
         self._retain = retain_delivered
         self._clock = clock
+        self._formats: dict[str, BodyFormat] = {}
         self.outbox = Outbox(url)
         self._courier = Courier(
             max_concurrency=settings.max_concurrency,
             queue_capacity=settings.queue_capacity,
             max_payload_bytes=settings.max_payload_bytes,
-            formats={
-                one.format: formats.make(one.format, settings.redact, settings.keep)
-                for one in endpoints
-            },
+            formats=self._formats,
             on_return=self._returned,
         )
         self._dispatcher = self._courier.dispatcher
@@ -157,8 +156,7 @@ class Worker:
 
     def start(self) -> None:
         """Begin to deliver, on threads of its own."""
-        self._courier.configure(self._endpoints)
-        self._relay.configure({one.name: policy_of(one) for one in self._endpoints if one.enabled})
+        self.update_endpoints(self._endpoints)
         names = ", ".join(repr(one.name) for one in self._endpoints if one.enabled)
         notice(logger, logging.INFO, "started: delivers to %s from %r", names, self.outbox)
         self._relay.start()
@@ -167,6 +165,9 @@ class Worker:
     def update_endpoints(self, endpoints: Sequence[Endpoint]) -> None:
         """The endpoints from now on. What others have waiting stays in the outbox."""
         self._endpoints = tuple(endpoints)
+        for name in {one.format for one in endpoints} - self._formats.keys():
+            # What is stored is written already; but the answers are judged by the format's rules.
+            self._formats[name] = formats.make(name, self._settings.redact, self._settings.keep)
         self._courier.configure(self._endpoints)
         self._relay.configure({one.name: policy_of(one) for one in self._endpoints if one.enabled})
 

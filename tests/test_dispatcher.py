@@ -22,6 +22,7 @@ from cubehook.lane import LONGEST_PROBE_PAUSE, OPEN_AFTER, Batching, Delivery, L
 from cubehook.message import Message
 from cubehook.outcome import Dead, Delivered, Failure, Reply, RetryAt
 from cubehook.pace import Effort
+from cubehook.rate import Rate
 from cubehook.retry import WebhookRetry
 from cubehook.schedule import Formatted, Job, Schedule
 from cubehook.stats import EndpointStats
@@ -53,9 +54,10 @@ def lane(
     retries: int = 10,
     initial: float = 8.0,
     batching: Batching | None = None,
+    rate: Rate | None = None,
 ) -> LaneSettings:
     policy = WebhookRetry(total=retries, backoff_factor=initial, backoff_max=3600.0)
-    return LaneSettings(name, send, policy, capacity, share, ordered, batching)
+    return LaneSettings(name, send, policy, capacity, share, ordered, batching, rate)
 
 
 def joined(messages: Sequence[Message]) -> Message:
@@ -205,6 +207,77 @@ def test_retries_end(bench: Callable[..., Bench], clock: Clock) -> None:
     assert attempts == 3
     assert (one.stats("a").dead, one.stats("a").retried) == (1, 2)
     assert one.schedule.pending == 0
+
+
+def test_rate_limit_so_many_in_any_such_time(bench: Callable[..., Bench], clock: Clock) -> None:
+    one = bench(lane("a", rate=Rate(2, 60.0)), lane("b"))
+    one.log("a", "1", "2", "3", "4", "5")
+    one.log("b", "free")
+    assert sorted(one.run()) == ["1", "2", "free"]
+    clock.advance(59.9)
+    assert one.run() == []
+    clock.advance(0.2)
+    assert one.run() == ["3", "4"]
+    clock.advance(60.1)
+    assert one.run() == ["5"]
+
+
+def test_rate_limit_wakes_who_watches_the_time(bench: Callable[..., Bench], clock: Clock) -> None:
+    one = bench(lane("a", rate=Rate(1, 60.0)))
+    one.log("a", "1", "2")
+    one.run()
+    assert one.schedule.next_due == clock() + 60.0
+
+
+def test_rate_limit_counts_retries_and_outlasts_the_last_chance(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    one = bench(lane("a", initial=0.1, rate=Rate(2, 60.0)))
+    one.log("a", "1", "2")
+    assert one.settle(one.take(), BUSY) == "1"
+    assert one.run() == ["2"]
+    clock.advance(1.0)
+    one.hurry()
+    assert one.run() == []
+    clock.advance(59.1)
+    assert one.run() == ["1"]
+
+
+def test_rate_limit_is_remembered_when_the_endpoints_are_updated(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    one = bench(lane("a", rate=Rate(1, 60.0)))
+    one.log("a", "1", "2", "3")
+    assert one.run() == ["1"]
+    one.update(lane("a", rate=Rate(1, 60.0)))
+    assert one.run() == []
+    one.update(lane("a", rate=Rate(1, 30.0)))
+    assert one.run() == ["2"], "another limit counts from now on"
+    one.update(lane("a"))
+    assert one.run() == ["3"]
+
+
+def test_rate_limit_leases_no_more_than_may_be_sent(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    one = bench(lane("a", rate=Rate(3, 60.0)))
+    assert one.schedule.appetites(clock()) == {"a": 3}
+    one.log("a", "1", "2")
+    assert one.schedule.appetites(clock()) == {"a": 1}
+    one.run()
+    assert one.schedule.appetites(clock()) == {"a": 1}
+    clock.advance(60.1)
+    assert one.schedule.appetites(clock()) == {"a": 3}
+
+
+def test_a_failure_may_say_how_long_to_wait(bench: Callable[..., Bench], clock: Clock) -> None:
+    one = bench(lane("a", initial=0.1))
+    one.log("a", "1")
+    one.run(Failure("too fast", wait=30.0))
+    clock.advance(29.9)
+    assert one.run() == []
+    clock.advance(0.2)
+    assert one.run() == ["1"]
 
 
 def test_order_by_key_a_retry_holds_back_its_own_key_only(

@@ -89,7 +89,7 @@ def batching(max_events: int = 100, linger: float = 0.0, max_bytes: int = 10_000
 
 def taken(of: Lane) -> Delivery:
     """The next one, with its message made."""
-    one = of.take()
+    one = of.take(0.0)
     one.prepare()
     return one
 
@@ -98,7 +98,7 @@ def fail(of: Lane, times: int, outcome: Outcome | None = None, now: float = 0.0)
     """Let so many attempts fail, one after the other, each of a delivery without a key."""
     for _ in range(times):
         of.offer(delivery("failing"))
-        of.settle(of.take(), outcome or REFUSED, now)
+        of.settle(of.take(0.0), outcome or REFUSED, now)
 
 
 def balanced(of: Lane) -> bool:
@@ -123,12 +123,12 @@ class TestOrder:
     def test_the_next_of_a_key_goes_when_the_one_before_has_ended(self) -> None:
         ops = lane()
         offer(ops, "a1", "a2", "a3", "b1")
-        first = ops.take()
+        first = ops.take(0.0)
         assert ready(ops) == ["b1"]
         assert ops.settle(first, OK, 0.0)
         assert ready(ops) == ["b1", "a2"]  # behind what was ready before
-        assert ops.take().message.id == "b1"
-        second = ops.take()
+        assert ops.take(0.0).message.id == "b1"
+        second = ops.take(0.0)
         assert ready(ops) == []
         assert ops.settle(second, OK, 0.0)
         assert ready(ops) == ["a3"]
@@ -137,31 +137,31 @@ class TestOrder:
     def test_any_end_lets_the_next_go(self, outcome: Outcome) -> None:
         ops = lane()
         offer(ops, "a1", "a2")
-        assert ops.settle(ops.take(), outcome, 0.0)
+        assert ops.settle(ops.take(0.0), outcome, 0.0)
         assert ready(ops) == ["a2"]
 
     def test_a_waiting_retry_holds_back_its_own_key_alone(self) -> None:
         ops = lane(share=9)
         offer(ops, "a1", "a2", "b1", "c1")
-        first = ops.take()
+        first = ops.take(0.0)
         assert not ops.settle(first, retry_at(), 0.0)
         assert (ops.waiting, ops.in_flight) == (1, 0)
         assert ready(ops) == ["b1", "c1"]
         offer(ops, "a3", "d1")
         assert ready(ops) == ["b1", "c1", "d1"]
         for _ in range(3):
-            ops.settle(ops.take(), OK, 0.0)
+            ops.settle(ops.take(0.0), OK, 0.0)
         assert ready(ops) == []
         ops.due(first)
         assert (ready(ops), ops.waiting) == (["a1"], 0)
-        ops.settle(ops.take(), OK, 1.0)
-        ops.settle(ops.take(), OK, 1.0)
+        ops.settle(ops.take(0.0), OK, 1.0)
+        ops.settle(ops.take(0.0), OK, 1.0)
         assert ready(ops) == ["a3"]
 
     def test_a_retry_that_is_due_goes_first(self) -> None:
         ops = lane()
         offer(ops, "a1", "b1", "c1")
-        first = ops.take()
+        first = ops.take(0.0)
         ops.settle(first, retry_at(), 0.0)
         ops.due(first)
         assert ready(ops) == ["a1", "b1", "c1"]
@@ -171,7 +171,7 @@ class TestOrder:
         for number in range(3):
             offer(ops, f"a{number}")
             assert ready(ops) == [f"a{number}"]
-            ops.settle(ops.take(), OK, 0.0)
+            ops.settle(ops.take(0.0), OK, 0.0)
         assert not ops._held
 
     def test_an_empty_key_is_a_key(self) -> None:
@@ -179,7 +179,7 @@ class TestOrder:
         for message_id in ("1", "2"):
             ops.offer(delivery(message_id, key=""))
         assert ready(ops) == ["1"]
-        ops.settle(ops.take(), OK, 0.0)
+        ops.settle(ops.take(0.0), OK, 0.0)
         assert ready(ops) == ["2"]
 
     def test_without_a_key_nothing_is_held_back(self) -> None:
@@ -187,16 +187,16 @@ class TestOrder:
         for message_id in ("1", "2", "3"):
             ops.offer(delivery(message_id))
         assert ready(ops) == ["1", "2", "3"]
-        ops.settle(ops.take(), OK, 0.0)
+        ops.settle(ops.take(0.0), OK, 0.0)
         assert ready(ops) == ["2", "3"]
 
     def test_unordered_holds_nothing_back(self) -> None:
         ops = lane(ordered=False)
         offer(ops, "a1", "a2", "b1", "a3")
         assert ready(ops) == ["a1", "a2", "b1", "a3"]
-        ops.settle(ops.take(), retry_at(), 0.0)
+        ops.settle(ops.take(0.0), retry_at(), 0.0)
         assert ready(ops) == ["a2", "b1", "a3"]
-        ops.settle(ops.take(), OK, 0.0)
+        ops.settle(ops.take(0.0), OK, 0.0)
         assert ready(ops) == ["b1", "a3"]
         assert balanced(ops)
 
@@ -205,7 +205,7 @@ class TestOrder:
         (first,) = offer(ops, "a1")
         assert (first.floor, first.generation) == (0.0, 0)
         outcome = retry_at(when=9.0, floor=7.0)
-        ops.settle(ops.take(), outcome, 0.0)
+        ops.settle(ops.take(0.0), outcome, 0.0)
         assert first.retry is outcome.retry
         assert first.floor == 7.0
 
@@ -214,7 +214,7 @@ class TestOrderAcrossReconfigure:
     def test_what_was_held_back_stays_so(self) -> None:
         ops = lane()
         offer(ops, "a1", "a2")
-        first = ops.take()
+        first = ops.take(0.0)
         ops.reconfigure(configured())
         offer(ops, "a3")
         assert ready(ops) == []
@@ -224,7 +224,7 @@ class TestOrderAcrossReconfigure:
     def test_ordered_from_now_on(self) -> None:
         ops = lane(ordered=False, share=9)
         offer(ops, "a1")
-        first = ops.take()
+        first = ops.take(0.0)
         ops.reconfigure(configured(share=9))
         offer(ops, "a2", "a3")
         ops.settle(first, OK, 0.0)
@@ -235,7 +235,7 @@ class TestOrderAcrossReconfigure:
     def test_an_attempt_from_before_the_410_frees_nothing(self, outcome: Outcome) -> None:
         ops = lane(share=9)
         offer(ops, "a1", "b1")
-        first, other = ops.take(), ops.take()
+        first, other = ops.take(0.0), ops.take(0.0)
         ops.settle(other, GONE, 0.0)
         ops.give_up([])
         ops.reconfigure(configured(share=9))
@@ -247,7 +247,7 @@ class TestOrderAcrossReconfigure:
     def test_an_attempt_from_before_the_410_is_not_overtaken(self) -> None:
         ops = lane(share=9)
         offer(ops, "a1", "b1")
-        first, other = ops.take(), ops.take()
+        first, other = ops.take(0.0), ops.take(0.0)
         ops.settle(other, GONE, 0.0)
         ops.give_up([])
         ops.reconfigure(configured(share=9))
@@ -261,9 +261,9 @@ class TestBacklog:
     def test_limit_counts_all_that_has_not_ended(self) -> None:
         ops = lane(capacity=4, share=9)
         offer(ops, "a1", "a2", "b1", "c1")  # a2 is held back
-        waiting = ops.take()
+        waiting = ops.take(0.0)
         ops.settle(waiting, retry_at(), 0.0)
-        under_way = ops.take()
+        under_way = ops.take(0.0)
         assert (len(ops.ready), ops.in_flight, ops.waiting, ops.pending) == (1, 1, 1, 4)
         assert not ops.offer(delivery("d1", "d"))
         assert not ops.offer(delivery("a3", "a"))
@@ -278,7 +278,7 @@ class TestBacklog:
         ops = lane(capacity=1)
         offer(ops, "a1")
         assert not ops.offer(delivery("a2", "a"))
-        ops.settle(ops.take(), OK, 0.0)
+        ops.settle(ops.take(0.0), OK, 0.0)
         assert (ready(ops), ops.pending) == ([], 0)
 
     def test_what_could_not_be_made_counts(self) -> None:
@@ -298,7 +298,7 @@ class TestWindow:
         for width in (1, 2, 3, 3, 3):
             taken = []
             while ops.may_send(0.0):
-                taken.append(ops.take())
+                taken.append(ops.take(0.0))
             assert len(taken) == width
             ops.settle(taken.pop(), OK, 0.0)
             for one in taken:
@@ -309,9 +309,9 @@ class TestWindow:
     def test_never_exceeds_the_share(self) -> None:
         ops = lane(share=1)
         offer(ops, "a1", "b1", "c1")
-        ops.settle(ops.take(), OK, 0.0)
+        ops.settle(ops.take(0.0), OK, 0.0)
         assert ops.may_send(0.0)
-        ops.take()
+        ops.take(0.0)
         assert not ops.may_send(0.0)
 
     @pytest.mark.parametrize("outcome", [REFUSED, retry_at()], ids=["dead", "retry"])
@@ -319,19 +319,19 @@ class TestWindow:
         ops = lane(share=9)
         offer(ops, *(f"{key}1" for key in "abcdefgh"))
         for _ in range(3):
-            ops.settle(ops.take(), OK, 0.0)
-        ops.settle(ops.take(), outcome, 0.0)
+            ops.settle(ops.take(0.0), OK, 0.0)
+        ops.settle(ops.take(0.0), outcome, 0.0)
         assert ops.may_send(0.0)
-        ops.take()
+        ops.take(0.0)
         assert not ops.may_send(0.0)
 
     def test_reconfigure_starts_it_anew(self) -> None:
         ops = lane(share=9)
         offer(ops, *(f"{key}1" for key in "abcdefgh"))
         for _ in range(3):
-            ops.settle(ops.take(), OK, 0.0)
+            ops.settle(ops.take(0.0), OK, 0.0)
         ops.reconfigure(configured(share=9))
-        ops.take()
+        ops.take(0.0)
         assert not ops.may_send(0.0)
 
 
@@ -353,7 +353,7 @@ class TestCircuit:
         ops = lane()
         fail(ops, 4)
         offer(ops, "a1")
-        ops.settle(ops.take(), OK, 0.0)
+        ops.settle(ops.take(0.0), OK, 0.0)
         assert ops.stats().failures_in_row == 0
         fail(ops, 4)
         assert not ops.open
@@ -367,7 +367,7 @@ class TestCircuit:
         assert not ops.may_send(100.0)
         assert not ops.may_send(100.999)
         assert ops.may_send(101.0)
-        ops.take()
+        ops.take(0.0)
         assert not ops.may_send(101.0)  # one at a time, however long ago
         assert not ops.may_send(1e9)
 
@@ -383,12 +383,12 @@ class TestCircuit:
         ops = lane(share=9)
         fail(ops, 7, retry_at(), now=100.0)
         offer(ops, "a1", "b1", "c1")
-        ops.settle(ops.take(), OK, 200.0)
+        ops.settle(ops.take(0.0), OK, 200.0)
         assert (ops.open, ops.stats().state, ops.failures) == (False, "closed", 0)
         assert ops.may_send(0.0)
-        ops.take()
+        ops.take(0.0)
         assert ops.may_send(0.0)  # and the window has begun to grow
-        ops.take()
+        ops.take(0.0)
         assert not ops.may_send(0.0)
 
     @pytest.mark.usefixtures("luck")
@@ -432,7 +432,7 @@ class TestCircuit:
         assert ops.open
         assert ops.stats().failures_in_row == 6
         assert ops.may_send(100.0)
-        ops.take()
+        ops.take(0.0)
         assert not ops.may_send(100.0)
 
     @pytest.mark.usefixtures("luck")
@@ -458,10 +458,10 @@ class TestGone:
         """A lane switched off by 410; what it had left; one that was under way meanwhile."""
         ops = lane(share=9)
         waiting, _, _, _, under_way, last = offer(ops, "a1", "a2", "b1", "b2", "c1", "d1")
-        waiting = ops.take()
+        waiting = ops.take(0.0)
         ops.settle(waiting, retry_at(), 0.0)
         ops.ready.rotate(-1)
-        under_way, last = ops.take(), ops.take()
+        under_way, last = ops.take(0.0), ops.take(0.0)
         assert (under_way.message.id, last.message.id) == ("c1", "d1")
         assert ops.settle(last, GONE, 0.0)
         return ops, [waiting], under_way
@@ -708,7 +708,7 @@ class TestSplit:
     def split(self, **options: Any) -> Lane:
         ops = lane(share=9, batching=batching(3, linger=5.0), **options)
         offer(ops, "a1", "a2", "a3", "b1")
-        assert not ops.settle(ops.take(), Split(), 0.0)
+        assert not ops.settle(ops.take(0.0), Split(), 0.0)
         return ops
 
     def test_they_go_one_by_one_as_they_were(self) -> None:
@@ -747,7 +747,7 @@ class TestSplit:
     def test_when_batches_are_off_meanwhile_they_are_in_order(self) -> None:
         ops = lane(share=9, batching=batching())
         offer(ops, "a1", "b1", "a2")
-        one = ops.take()
+        one = ops.take(0.0)
         ops.reconfigure(configured(share=9))
         offer(ops, "a3", since=1.0)
         assert not ops.may_send(0.0), "a3 waits for the batch"
@@ -845,10 +845,10 @@ class TestStats:
         ops = lane(share=9)
         offer(ops, "a1", "a2", "b1", "c1", "d1", "e1")
         ops.drop("too_large")
-        ops.settle(ops.take(), retry_at(), 0.0)
-        ops.settle(ops.take(), REFUSED, 0.0)
-        ops.settle(ops.take(), OK, 0.0)
-        ops.take()
+        ops.settle(ops.take(0.0), retry_at(), 0.0)
+        ops.settle(ops.take(0.0), REFUSED, 0.0)
+        ops.settle(ops.take(0.0), OK, 0.0)
+        ops.take(0.0)
         stats = ops.stats()
         assert (stats.received, stats.delivered, stats.retried, stats.dead) == (7, 1, 1, 1)
         assert (stats.queued, stats.in_flight, stats.waiting, stats.pending) == (2, 1, 1, 4)
@@ -870,10 +870,10 @@ class TestStats:
         ops = lane()
         offer(ops, "a1")
         for _ in range(3):
-            one = ops.take()
+            one = ops.take(0.0)
             ops.settle(one, retry_at(), 0.0)
             ops.due(one)
-        ops.settle(ops.take(), OK, 0.0)
+        ops.settle(ops.take(0.0), OK, 0.0)
         stats = ops.stats()
         assert (stats.received, stats.retried, stats.delivered, stats.pending) == (1, 3, 1, 0)
 
@@ -941,7 +941,7 @@ class LaneMachine(RuleBasedStateMachine):
         if self.lane.open:
             assert not self.in_flight
             assert self.now >= self.lane.probe_at
-        one = self.lane.take()
+        one = self.lane.take(0.0)
         self.in_flight.append(one)
         assert self.in_flight.count(one) == 1
         assert one not in [other for _, other in self.waiting]
@@ -1302,7 +1302,7 @@ class LendingLaneMachine(LaneMachine):
         if self.lane.ready[0].lease is None:
             super()._begin()
             return
-        one = self.lane.take()
+        one = self.lane.take(0.0)
         assert one.size == 1
         self.leased.remove(one)
         self.flying.append(one)

@@ -51,7 +51,7 @@ def send(keys: Mapping[str, Any], settings: Settings, timeout: float | None = No
     event = Event(random_id(), EVENT, time.time(), "info", fields)
     body = body_format.format_event(event)
     message = Message(event.id, EVENT, None, body_format.content_type, body)
-    sender = Sender(endpoint)
+    sender = Sender(endpoint, body_format.judge)
     began = time.monotonic()
     try:
         with threads.own():  # what urllib3 logs has URLs

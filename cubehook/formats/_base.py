@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 from cubehook.event import Event
+from cubehook.outcome import Failure, Reply
 from cubehook.redaction import JSONValue, Redactor
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -23,10 +24,17 @@ class BodyFormat(Protocol):
     def format_event(self, event: Event) -> bytes:
         """The body to send for ``event``."""
 
+    def judge(self, reply: Reply) -> Reply | Failure:
+        """What an answer amounts to: some services say in the body of a 200 that it failed."""
+
 
 @runtime_checkable
 class BatchFormat(BodyFormat, Protocol):
     """A format that can put several events into one body."""
+
+    @property
+    def batch_content_type(self) -> str:
+        """The value of the Content-Type header of such a body."""
 
     def join(self, batch_id: str, bodies: Sequence[bytes]) -> bytes:
         """One body of the bodies of several events."""
@@ -38,10 +46,16 @@ class WebhookFormatter(logging.Formatter):
     A subclass overrides `payload` (or `write`, where the body is not JSON) and ``content_type``.
     What reaches it is redacted already.
 
+    content_type, batch_content_type: of a body, and of one that holds several events.
+    scheme: how requests are signed where an endpoint does not say. rate_limit: how many a service
+    takes (``"20/60s"``) where an endpoint does not say; None: any number.
     redact: more field names to remove. keep: names to keep although the rules would remove them.
     """
 
     content_type: str = "application/json"
+    batch_content_type: str = "application/json"
+    scheme: str = "cube"
+    rate_limit: str | None = None
 
     def __init__(
         self, *formatter_args: Any, redact: Iterable[str] = (), keep: Iterable[str] = (), **kw: Any
@@ -69,6 +83,11 @@ class WebhookFormatter(logging.Formatter):
         A subclass whose bodies are not JSON overrides it.
         """
         return b'{"id":%b,"events":[%b]}' % (_encode(batch_id).encode(), b",".join(bodies))
+
+    def judge(self, reply: Reply) -> Reply | Failure:
+        """What an answer amounts to. A service that says in the body of a 200 that it failed has a
+        subclass which makes a `Failure` of that."""
+        return reply
 
     def payload(self, event: Event) -> JSONValue:
         """The JSON value to send for an event whose fields are redacted.
@@ -104,9 +123,19 @@ class RedactedFormat:
             return self._formatter.format_event(clean)
         return self._formatter.format(clean.to_record()).encode("utf-8", "replace")
 
+    def judge(self, reply: Reply) -> Reply | Failure:
+        """The formatter's judgement, if it has one."""
+        judge = getattr(self._formatter, "judge", None)
+        return cast("Reply | Failure", judge(reply)) if judge else reply
+
 
 class RedactedBatchFormat(RedactedFormat):
     """The same for a formatter that can put several events into one body."""
+
+    @property
+    def batch_content_type(self) -> str:
+        """The formatter's."""
+        return getattr(self._formatter, "batch_content_type", self.content_type)
 
     def join(self, batch_id: str, bodies: Sequence[bytes]) -> bytes:
         """The formatter's body of several events."""

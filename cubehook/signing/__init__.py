@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from cubehook.signing._keys import signing_keys
 from cubehook.signing._registry import find, known, register
-from cubehook.signing._scheme import Key, Scheme
+from cubehook.signing._scheme import Key, Scheme, Sealed, SealingScheme
 from cubehook.signing._verify import verify
 
-__all__ = ["Key", "Scheme", "find", "known", "register", "signing_keys", "verify"]
+__all__ = [
+    "Key",
+    "Scheme",
+    "Sealed",
+    "SealingScheme",
+    "find",
+    "known",
+    "register",
+    "signing_keys",
+    "verify",
+]

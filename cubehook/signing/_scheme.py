@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 Key: TypeAlias = Any
 """What a scheme makes of a secret, and alone looks into. Threads share it: it must not change."""
@@ -54,3 +54,21 @@ class Scheme(Protocol):
 
         ``headers`` has its names in lower case; ``keys`` are verification keys.
         """
+
+
+class Sealed(NamedTuple):
+    """What a signature that does not stand in a header leaves to be sent.
+
+    body: the body, perhaps with the signature in it. query: what is added to the URL's query.
+    """
+
+    body: bytes
+    query: Mapping[str, str] = {}
+
+
+@runtime_checkable
+class SealingScheme(Scheme, Protocol):
+    """A scheme whose signature stands in the body, or in the query of the URL."""
+
+    def seal(self, *, timestamp: int, body: bytes, keys: Sequence[Key]) -> Sealed:
+        """What to send in one attempt at ``timestamp`` (Unix seconds); the same without keys."""
