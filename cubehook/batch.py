@@ -56,7 +56,8 @@ def joined(messages: Sequence[Message], body_format: BatchFormat, max_bytes: int
         raise TypeError("not bytes")
     if len(body) > max_bytes:
         raise ValueError("too large")
-    return Message(batch_id, BATCH_EVENT, None, body_format.batch_content_type, body)
+    content_type = body_format.batch_content_type or body_format.content_type
+    return Message(batch_id, BATCH_EVENT, None, content_type, body)
 
 
 def _linger(value: object) -> float:

@@ -218,3 +218,32 @@ class TestSealing:
         for one in receiver.received():
             assert one.path == "/hook?sign=a%2Bb%2F%3D&at=1"
             assert one.body == b'{"a":1}|sealed'
+
+
+class Bundled(WebhookFormatter):
+    content_type = "application/one+json"
+    batch_content_type = "application/many+json"
+
+
+class TestBatches:
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [("Bundled", "application/many+json"), ("Strict", "application/json")],
+    )
+    def test_have_a_content_type_of_their_own_if_the_format_has_one(
+        self,
+        name: str,
+        expected: str,
+        receiver: Receiver,
+        logger: logging.Logger,
+        handler: Callable[..., WebhookHandler],
+    ) -> None:
+        batch = {"max_events": 2, "linger": 5.0}
+        Strict.judged = [204, 204]
+        made = handler([receiver.endpoint(format=f"{HERE}.{name}", batch=batch)])
+        log(logger, 1)
+        log(logger, 2)
+        assert made.flush(5.0)
+        (request,) = receiver.received()
+        assert request.headers["content-type"] == expected
+        assert len(request.json["events"]) == 2

@@ -34,7 +34,7 @@ class BatchFormat(BodyFormat, Protocol):
 
     @property
     def batch_content_type(self) -> str:
-        """The value of the Content-Type header of such a body."""
+        """The value of the Content-Type header of such a body; empty: it is the same."""
 
     def join(self, batch_id: str, bodies: Sequence[bytes]) -> bytes:
         """One body of the bodies of several events."""
@@ -46,14 +46,14 @@ class WebhookFormatter(logging.Formatter):
     A subclass overrides `payload` (or `write`, where the body is not JSON) and ``content_type``.
     What reaches it is redacted already.
 
-    content_type, batch_content_type: of a body, and of one that holds several events.
+    content_type: of a body. batch_content_type: of one that holds several events; empty: the same.
     scheme: how requests are signed where an endpoint does not say. rate_limit: how many a service
     takes (``"20/60s"``) where an endpoint does not say; None: any number.
     redact: more field names to remove. keep: names to keep although the rules would remove them.
     """
 
     content_type: str = "application/json"
-    batch_content_type: str = "application/json"
+    batch_content_type: str = ""
     scheme: str = "cube"
     rate_limit: str | None = None
 
@@ -135,7 +135,7 @@ class RedactedBatchFormat(RedactedFormat):
     @property
     def batch_content_type(self) -> str:
         """The formatter's."""
-        return getattr(self._formatter, "batch_content_type", self.content_type)
+        return getattr(self._formatter, "batch_content_type", "")
 
     def join(self, batch_id: str, bodies: Sequence[bytes]) -> bytes:
         """The formatter's body of several events."""
