@@ -12,6 +12,8 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -90,6 +92,17 @@ class WebhookResponse(Response):
     """An answer whose body was read as far as it is ever read."""
 
     complete: bool = True
+    # What its base class makes anew for each answer, and no answer to a webhook has.
+    url: Any = None
+    reason: Any = None
+    encoding: Any = None
+    history: Any = ()
+    elapsed: Any = timedelta(0)
+    cookies: Any = MappingProxyType({})
+    _next: Any = None
+
+    def __init__(self) -> None:
+        pass  # all that differs between answers is set by `read`
 
     @classmethod
     def read(cls, request: PreparedRequest, raw: urllib3.BaseHTTPResponse) -> WebhookResponse:
@@ -188,7 +201,7 @@ class WebhookAdapter(HTTPAdapter):
         longest = self._timeout if limit is None else min(limit, self._timeout)
         return AttemptTimeout(time.monotonic() + longest, self._connect_timeout)
 
-    def _prepared(self, headers: Mapping[str, str], body: bytes, query: str) -> WebhookRequest:
+    def _prepared(self, headers: Mapping[str, str], body: bytes, query: str = "") -> WebhookRequest:
         # Not PreparedRequest.prepare: the URL was parsed and checked once, at configuration.
         request = WebhookRequest()
         request.method = "POST"

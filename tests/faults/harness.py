@@ -38,7 +38,7 @@ AdapterFor: TypeAlias = Callable[..., Transport]
 
 # What libcurl says of it in other words, or cannot tell, by the path or in words.
 LIBCURL: dict[str, set[str]] = {
-    # It takes no head with a line that is no header, or with a NUL; http.client passes over both.
+    # It takes no head with a line that is no header, or with a NUL; the other passes over both.
     "garbage-header": {"malformed answer"},
     "retry-after/unparsable": {"malformed answer"},
     # It does not show the beginning of a line. Heard or not: it asks again on another connection.

@@ -74,7 +74,7 @@ def sent() -> Iterator[list[Message]]:
     messages: list[Message] = []
 
     class Sender:
-        def __init__(self, endpoint: object) -> None:
+        def __init__(self, *_: object) -> None:
             pass
 
         def __call__(self, message: Message, limit: float | None = None) -> Reply:
