@@ -129,13 +129,13 @@ class _Guarded:
         raise error
 
 
-class GuardedHTTPConnection(_Guarded, HTTPConnection):  # type: ignore[misc]
+class GuardedHTTPConnection(_Guarded, HTTPConnection):
     """Plain HTTP."""
 
     secure = False
 
 
-class GuardedHTTPSConnection(_Guarded, HTTPSConnection):  # type: ignore[misc]
+class GuardedHTTPSConnection(_Guarded, HTTPSConnection):
     """HTTP over TLS."""
 
     secure = True

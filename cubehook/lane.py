@@ -37,13 +37,14 @@ class Delivery:
 
     generation: which ``flush`` waits for it. since: when it was offered. floor: the moment a
     ``Retry-After`` forbids to be early for. leads: it is the one of its key that the others wait
-    for. tried: an attempt was made. alone: no batch may take it in. parts: what a batch is made of;
-    empty for a single event. lease: what the outbox knows it by; None for one that is in memory
-    alone. until: when the lease ends; no attempt begins after that, since others may have it.
+    for. tried: an attempt was made. alone: no batch may take it in. apart: it went alone where
+    others go in batches. parts: what a batch is made of; empty for a single event. lease: what the
+    outbox knows it by; None for one that is in memory alone. until: when the lease ends; no attempt
+    begins after that, since others may have it.
     """
 
     __slots__ = (
-        *("alone", "floor", "generation", "join", "leads", "lease"),
+        *("alone", "apart", "floor", "generation", "join", "leads", "lease"),
         *("message", "parts", "retry", "since", "tried", "until"),
     )
 
@@ -55,7 +56,7 @@ class Delivery:
         self.generation = generation
         self.since = since
         self.floor = 0.0
-        self.leads = self.tried = self.alone = False
+        self.leads = self.tried = self.alone = self.apart = False
         self.parts: tuple[Delivery, ...] = ()
         self.lease: object = None
         self.until = 0.0
@@ -136,7 +137,7 @@ class Lane:
         self._held: dict[str, deque[Delivery] | None] = {}
         self._recent: Window | None = None
         self._batching: Batching | None = None
-        self._batches = 0  # that have not ended
+        self._batches = 0  # that have not ended, and what went apart from them: without keys
         self._sealed_at = -math.inf
         self._events = Places()
         self._counts: Counter[str] = Counter()
@@ -216,6 +217,9 @@ class Lane:
         delivery = self.ready.popleft()
         if self._batching is not None and not delivery.alone:
             delivery = self._batch_of(delivery, self._batching)
+        elif self._batching is not None and not delivery.apart:
+            delivery.apart = True
+            self._batches += 1
         self._events.queued -= delivery.size
         self._events.in_flight += delivery.size
         return delivery
@@ -271,7 +275,7 @@ class Lane:
         """
         ended = self._clear(waiting)
         self.waiting = self._events.queued = self._events.waiting = 0
-        self._batches -= sum(bool(delivery.parts) for delivery in ended)
+        self._batches -= sum(bool(delivery.parts) or delivery.apart for delivery in ended)
         events = sum(delivery.size for delivery in ended if delivery.lease is None)
         self._counts["stored"] += sum(delivery.lease is not None for delivery in ended)
         if reason is None:
@@ -409,7 +413,7 @@ class Lane:
 
     def _release(self, delivery: Delivery) -> None:
         """The delivery has ended: the next one with its key may go."""
-        self._batches -= bool(delivery.parts)
+        self._batches -= bool(delivery.parts) or delivery.apart
         key = delivery.message.key
         if key is None or not delivery.leads:
             return

@@ -2,7 +2,8 @@
 
 While an attempt waits for its answer another can be made; but two that both compute take turns (the
 GIL), and more threads only take from the application. So n attempts at once keep one core busy when
-n is the time of an answer divided by the computing that an attempt costs.
+n is the time of an answer divided by the computing that an attempt costs; one more bridges the
+gaps. Where nearly all of that time is our own computing, turns cost more than gaps: then it is one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 _SAMPLE = 64  # attempts in one sample
 _LUCKY = 3  # of them may have been quick by luck, or answered from a cache
 _SMOOTHING = 1 / 16
+_MOSTLY_COMPUTING = 1.3  # times the computing: an answer that takes less than that
 
 
 class Effort(NamedTuple):
@@ -51,4 +53,5 @@ class Pace:
         """How many attempts at once are of use."""
         if self._quick == math.inf or self._computing <= 0.0:
             return self._most
-        return min(math.ceil(self._quick / self._computing) + 1, self._most)
+        ratio = self._quick / self._computing
+        return 1 if ratio < _MOSTLY_COMPUTING else min(math.ceil(ratio) + 1, self._most)

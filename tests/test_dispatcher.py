@@ -386,12 +386,12 @@ def test_a_lane_that_never_succeeded_has_one_attempt_at_once(bench: Callable[...
 
 
 @pytest.mark.parametrize(
-    ("seconds", "useful"), [(0.001, 2), (0.0025, 4), (0.1, 8)], ids=["quick", "middling", "slow"]
+    ("seconds", "useful"), [(0.001, 1), (0.0025, 4), (0.1, 8)], ids=["quick", "middling", "slow"]
 )
 def test_a_lane_has_as_many_attempts_at_once_as_are_of_use(
     bench: Callable[..., Bench], seconds: float, useful: int
 ) -> None:
-    """An attempt computes for a millisecond: two suffice where the answer takes no longer."""
+    """An attempt computes for a millisecond: one suffices where the answer takes no longer."""
     one = bench(lane("a", share=8, ordered=False), most=16)
     one.log("a", *map(str, range(300)))
     for _ in range(10):
@@ -1215,8 +1215,8 @@ def test_a_lane_earns_as_many_threads_as_are_of_use(pool: Pool) -> None:
     assert dispatcher.wait(PATIENCE)
     send.open.clear()
     fill(dispatcher, "a", 100)
-    send.wait_for(102)
-    assert send.most == 2  # they answer at once: one computes while the other waits
+    send.wait_for(101)
+    assert send.most <= 3  # they answer at once: there is no waiting to be used
     send.open.set()
 
 
