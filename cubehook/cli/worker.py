@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cubehook.cli import given, moments, problems, signals
+from cubehook.cli import given, logs, moments, problems, signals
 from cubehook.cli.types import age
 from cubehook.config import Settings, load_endpoints
 from cubehook.errors import ConfigError
@@ -145,7 +144,7 @@ def _run(found: given.Given, options: Options) -> int:
         lease_seconds=options.lease,
         retain_delivered=options.retain_delivered,
     )
-    with _log_to_stderr(), signals.first_and_second(made.finish):
+    with logs.to_stderr(), signals.first_and_second(made.finish):
         served = _serve_health(made, options.health) if options.health else None
         if followed:
             followed.keep(made)
@@ -211,19 +210,3 @@ def _serve_health(made: Worker, address: tuple[str, int]) -> HealthServer:
     server.start()
     logger.info("health and metrics on port %d", server.port)
     return server
-
-
-@contextmanager
-def _log_to_stderr() -> Iterator[None]:
-    """Cubehook's own log lines, which hold names and counts only."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger("cubehook")
-    former = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.setLevel(former)
-        root.removeHandler(handler)
