@@ -11,7 +11,20 @@ from cubehook.redaction import Redactor
 
 __all__ = ["BatchFormat", "BodyFormat", "WebhookFormatter", "find", "known", "make", "redacted"]
 
-_FORMATS: dict[str, type[WebhookFormatter]] = {"cube": WebhookFormatter}
+# Imported when they are used: most applications use one.
+_FORMATS = {
+    "cube": "cubehook.formats.WebhookFormatter",
+    "standard": "cubehook.formats.standard.StandardFormatter",
+    "cloudevents": "cubehook.formats.cloudevents.CloudEventsFormatter",
+    "e2b": "cubehook.formats.e2b.E2BFormatter",
+    "slack": "cubehook.formats.slack.SlackFormatter",
+    "discord": "cubehook.formats.discord.DiscordFormatter",
+    "teams": "cubehook.formats.teams.TeamsFormatter",
+    "wecom": "cubehook.formats.wecom.WeComFormatter",
+    "feishu": "cubehook.formats.feishu.FeishuFormatter",
+    "lark": "cubehook.formats.feishu.FeishuFormatter",
+    "dingtalk": "cubehook.formats.dingtalk.DingTalkFormatter",
+}
 
 
 def known() -> tuple[str, ...]:
@@ -24,9 +37,7 @@ def find(name: str) -> type[logging.Formatter]:
 
     Raises LookupError where there is none.
     """
-    if name in _FORMATS:
-        return _FORMATS[name]
-    module, _, attribute = name.rpartition(".")
+    module, _, attribute = _FORMATS.get(name, name).rpartition(".")
     if not module:
         raise LookupError("unknown format")
     try:

@@ -6,6 +6,9 @@ import re
 
 from cubehook.signing._scheme import Scheme
 from cubehook.signing.cube import CubeScheme
+from cubehook.signing.dingtalk import DingTalkScheme
+from cubehook.signing.e2b import E2BScheme
+from cubehook.signing.feishu import FeishuScheme
 from cubehook.signing.github import GitHubScheme
 from cubehook.signing.standard import StandardScheme
 from cubehook.signing.standard_ed25519 import StandardEd25519Scheme
@@ -14,7 +17,15 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 _SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
-    for scheme in (CubeScheme(), StandardScheme(), StandardEd25519Scheme(), GitHubScheme())
+    for scheme in (
+        CubeScheme(),
+        StandardScheme(),
+        StandardEd25519Scheme(),
+        GitHubScheme(),
+        E2BScheme(),
+        FeishuScheme(),
+        DingTalkScheme(),
+    )
 }
 
 
