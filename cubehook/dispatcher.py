@@ -31,7 +31,7 @@ IDLE_SECONDS = 30.0
 """A worker without work ends after so long, as long as another one is there."""
 
 
-class _Finished(NamedTuple):
+class Finished(NamedTuple):
     """An attempt that was made."""
 
     job: Job
@@ -43,7 +43,8 @@ class Dispatcher:
     """Owns the schedule and the worker threads.
 
     max_concurrency: the most threads, started as needed. clock: monotonic seconds. on_return: is
-    called, with a lock held, when there is something for `returned`.
+    called, with a lock held, when there is something for `returned`. watch: may be set, to what is
+    told of each attempt, without a lock, in the thread that made it; it must not raise.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Dispatcher:
         self._has_timer = self._stopping = self._draining = False
         self._short = False  # there should be more threads, and there can be none
         self._when_drained: Callable[[], None] = lambda: None
+        self.watch: Callable[[Finished], object] | None = None
 
     # What the listener and the handler call.
 
@@ -176,7 +178,7 @@ class Dispatcher:
 
         last, ends: for a thread that helps out: it stays for that generation, and until then.
         """
-        finished: _Finished | None = None
+        finished: Finished | None = None
         turn = 0
         while (job := self._exchange(finished, last, ends)) is not None:
             self._report_circuits()
@@ -188,7 +190,9 @@ class Dispatcher:
             seconds = time.perf_counter() - began
             effort = Effort(seconds, time.thread_time() - computed if measured else None)
             _report(job, outcome)
-            finished = _Finished(job, outcome, effort)
+            finished = Finished(job, outcome, effort)
+            if self.watch is not None:
+                self.watch(finished)
         self._report_circuits()
 
     def _attempt(self, job: Job, ends: float | None) -> Outcome | Split:
@@ -207,7 +211,7 @@ class Dispatcher:
         return job.delivery.retry.decide(result, self._clock())
 
     def _exchange(
-        self, finished: _Finished | None, last: int | None, ends: float | None
+        self, finished: Finished | None, last: int | None, ends: float | None
     ) -> Job | None:
         """Hand in an outcome and get the next attempt; None: the thread may go."""
         with self._lock:
@@ -228,7 +232,7 @@ class Dispatcher:
                 self._wake_all()
             return None
 
-    def _settle(self, finished: _Finished) -> None:
+    def _settle(self, finished: Finished) -> None:
         lane = finished.job.lane
         was_open = lane.open
         leased = finished.job.delivery.lease is not None

@@ -7,9 +7,16 @@ import sys
 import click
 
 from cubehook._version import __version__
+from cubehook.cli.check import check
+from cubehook.cli.completion import completion
+from cubehook.cli.consume import consume
 from cubehook.cli.deliveries import deliveries
 from cubehook.cli.demo import run_demo
 from cubehook.cli.endpoints import endpoints
+from cubehook.cli.follow import follow
+from cubehook.cli.listen import listen
+from cubehook.cli.send import send
+from cubehook.cli.verify import verify
 from cubehook.cli.worker import worker
 
 
@@ -32,5 +39,12 @@ def demo(timeout: float) -> None:
 
 
 cli.add_command(worker)
+cli.add_command(follow)
+cli.add_command(consume)
 cli.add_command(deliveries)
 cli.add_command(endpoints)
+cli.add_command(check)
+cli.add_command(send)
+cli.add_command(listen)
+cli.add_command(verify)
+cli.add_command(completion)

@@ -85,7 +85,7 @@ def print_details(to: Console, one: DeliveryDetails, now: float) -> None:
     table.add_row("endpoint", Text(record.endpoint))
     table.add_row("event", Text(record.event))
     table.add_row("event id", Text(record.event_id))
-    table.add_row("key", Text(_visible(message.key or "")))
+    table.add_row("key", Text(visible(message.key or "")))
     table.add_row("stored", shown(record.created))
     table.add_row("status", Text.assemble(status, f", {when}" if when else ""))
     if record.owner and record.status.value == "leased":
@@ -94,7 +94,7 @@ def print_details(to: Console, one: DeliveryDetails, now: float) -> None:
     if one.attempts:
         to.print(_attempts(one))
     to.print(Text(f"body: {len(message.body)} bytes, {message.content_type}", "bold"))
-    to.print(Text(_visible(message.body.decode(errors="replace"))), soft_wrap=True)
+    to.print(Text(visible(message.body.decode(errors="replace"))), soft_wrap=True)
 
 
 def record_json(one: DeliveryRecord) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _when(one: DeliveryRecord, now: float) -> str:
     return f"{span(max(now - one.settled, 0.0))} ago" if one.settled is not None else ""
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Without what would steer a terminal."""
     return "".join(
         char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text
