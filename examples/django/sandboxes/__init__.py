@@ -1,0 +1,1 @@
+"""The application: a small sandbox API."""
