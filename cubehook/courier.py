@@ -77,6 +77,8 @@ class Courier:
         )
 
     def _judge(self, name: str) -> Judge:
+        assert name in self._formats, "made before the endpoints are configured"
+
         def judge(reply: Reply) -> Reply | Failure:
             return self._formats[name].judge(reply)  # looked up each time: it may have changed
 

@@ -104,7 +104,7 @@ class Endpoint:
             object.__setattr__(self, key, value)
         if problems:
             raise ConfigError(problems)
-        for key, default in _defaults_of(self.format).items():
+        for key, default in format_defaults(self.format).items():
             if getattr(self, key) is None:
                 object.__setattr__(self, key, default)
 
@@ -231,13 +231,13 @@ def _format(value: object) -> str:
         known = ", ".join(formats.known())
         raise ValueError(f"{error.args[0]}; known are {known}, or a dotted path") from None
     try:
-        _defaults_of(text)
+        format_defaults(text)
     except ValueError as error:
         raise ValueError(f"has defaults of its own that are wrong: {error}") from None
     return text
 
 
-def _defaults_of(name: str) -> dict[str, Any]:
+def format_defaults(name: str) -> dict[str, Any]:
     """What a format says where the endpoint does not."""
     found = formats.find(name)
     limit = getattr(found, "rate_limit", None)
@@ -285,7 +285,7 @@ def _refused(values: Mapping[str, Any]) -> tuple[str, ...]:
     secrets = [secret.value for secret in values.get("secret", ())]
     try:
         name = values.get("format", DEFAULT_FORMAT)
-        signing.signing_keys(values.get("scheme") or _defaults_of(name)["scheme"], secrets)
+        signing.signing_keys(values.get("scheme") or format_defaults(name)["scheme"], secrets)
     except ConfigError as error:
         return error.problems
     return ()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cubehook import batch
+from cubehook import WebhookFormatter, batch
 from cubehook.config import load
 from cubehook.courier import Courier, policy_of
 from cubehook.endpoint import Endpoint
@@ -20,9 +20,12 @@ def endpoints(*given: dict[str, Any], **options: Any) -> tuple[Endpoint, ...]:
     ).endpoints
 
 
+FORMATS = {"cube": WebhookFormatter()}
+
+
 @pytest.fixture
 def courier() -> Iterator[Courier]:
-    made = Courier(max_concurrency=4, queue_capacity=7, max_payload_bytes=10_000, formats={})
+    made = Courier(max_concurrency=4, queue_capacity=7, max_payload_bytes=10_000, formats=FORMATS)
     yield made
     made.dispatcher.stop()
     made.close()

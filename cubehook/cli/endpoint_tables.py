@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cubehook.cli.moments import iso, shown
-from cubehook.endpoint import Endpoint
+from cubehook.endpoint import Endpoint, format_defaults
 
 if TYPE_CHECKING:
     from cubehook.outbox.endpoints import StoredEndpoint
@@ -57,7 +57,12 @@ def _events(one: StoredEndpoint) -> list[str]:
 
 
 def _schemes(one: StoredEndpoint) -> list[str]:
-    scheme = one.settings.get("scheme", _default("scheme"))
+    scheme = one.settings.get("scheme")
+    if scheme is None:
+        try:
+            scheme = format_defaults(_format(one))["scheme"]
+        except (LookupError, ValueError):
+            scheme = ()  # of a format of the application's, which is not here
     return [scheme] if isinstance(scheme, str) else list(scheme)
 
 

@@ -27,13 +27,15 @@ KEYS = "abcd"
 RELAY = """
 import json, sys
 from cubehook.config import load
+from cubehook import WebhookFormatter
 from cubehook.courier import Courier, policy_of
 from cubehook.outbox import Outbox
 from cubehook.relay import Relay
 
 given = json.loads(sys.argv[1])
 endpoints = load(given["endpoints"]).endpoints
-courier = Courier(max_concurrency=4, queue_capacity=100, max_payload_bytes=10_000, formats={},
+courier = Courier(max_concurrency=4, queue_capacity=100, max_payload_bytes=10_000,
+                  formats={"cube": WebhookFormatter()},
                   on_return=lambda: relay.wake())
 relay = Relay(Outbox(given["outbox"]), courier.dispatcher, lease_seconds=1.0)
 courier.configure(endpoints)
