@@ -1,4 +1,4 @@
-"""One POST through libcurl: `CurlTransport`, which costs the application a fraction of the other.
+"""One POST through libcurl: `CurlTransport`, which does its work while the interpreter is free.
 
 The promises are those of `transport`: a guarded connect, a true deadline, a bounded answer, no
 redirects, nothing read from the environment. It needs the extra ``curl`` (pycurl).

@@ -14,7 +14,7 @@ from cubehook.config import Settings, load, load_endpoints
 from cubehook.endpoint import DEFAULT_FORMAT, Endpoint
 from cubehook.errors import ConfigError
 from cubehook.event import tag
-from cubehook.formats import BodyFormat, WebhookFormatter, redacted
+from cubehook.formats import BodyFormat, WebhookFormatter, has_batches, redacted
 from cubehook.intake import ERROR, MAX_REMEMBERED_NAMES
 from cubehook.pipeline import Pipeline
 from cubehook.redaction import Redactor
@@ -54,7 +54,7 @@ class WebhookHandler(logging.Handler):
     max_concurrency: worker threads, started as needed. max_payload_bytes: longest body.
     timeout, connect_timeout, max_retries, backoff_initial, backoff_max: the endpoints' defaults;
     times in seconds. flush_timeout: the longest that ``flush`` and ``close`` wait, in seconds.
-    transport: ``requests``, or ``curl`` (libcurl; extra ``curl``), which costs less.
+    transport: ``requests``, or ``curl`` (libcurl; extra ``curl``), which works beside the interpreter.
     outbox: the SQLAlchemy URL of a database that events are stored in before they are delivered;
     ``env:NAME`` or ``file:PATH``; None: memory. durable: ``sync``: a log call returns after the
     commit. deliver: False: only store, for `cubehook worker` to deliver.
@@ -261,6 +261,11 @@ class WebhookHandler(logging.Handler):
         super().close()
 
     @property
+    def pipeline(self) -> Pipeline:
+        """The parts behind it, in this process; for cubehook's own commands."""
+        return self._pipeline
+
+    @property
     def queue_capacity(self) -> int:
         """How many events it has room for."""
         return self._settings.queue_capacity
@@ -327,7 +332,7 @@ class WebhookHandler(logging.Handler):
 
 def _check_batches(endpoints: Sequence[Endpoint], formatter: object) -> None:
     batching = [one for one in endpoints if one.batching and one.format == DEFAULT_FORMAT]
-    if batching and not hasattr(formatter, "join"):
+    if batching and not has_batches(formatter):
         raise ConfigError(
             f"endpoint {one.name!r}: batch: the formatter has none" for one in batching
         )
