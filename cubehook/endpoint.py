@@ -35,7 +35,7 @@ _OWN_HEADERS = frozenset(
         *("expect", "host", "proxy-authorization"),
     }
 )
-_OWN_HEADER_PREFIXES = ("x-cube-webhook-", "webhook-", "x-hub-", "x-github-")
+_OWN_HEADER_PREFIXES = ("x-cube-webhook-", "webhook-", "x-hub-", "x-github-", "e2b-")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,7 +276,7 @@ def _across(values: Mapping[str, Any]) -> Iterator[str]:
     if "url" in values:
         yield from destination.problems(values)
     name = values.get("format", DEFAULT_FORMAT)
-    if values.get("batch") and not hasattr(formats.find(name), "join"):
+    if values.get("batch") and not formats.has_batches(formats.find(name)):
         yield "batch: the format has none"
     yield from (f"secret: {problem}" for problem in _refused(values))
 

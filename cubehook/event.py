@@ -23,6 +23,19 @@ Attributes: TypeAlias = "dict[str, Any]"
 
 LIFECYCLE_EVENTS = ("sandbox.created", "sandbox.deleted", "sandbox.paused", "sandbox.resumed")
 
+KNOWN_EVENTS = (
+    *LIFECYCLE_EVENTS,
+    "sandbox.timeout.updated",
+    "sandbox.refreshed",
+    "sandbox.rolled_back",
+    "snapshot.created",
+    "snapshot.deleted",
+    "api.request",
+    "api.response",
+    "api.error",
+)
+"""What CubeSandbox tells of. Any other dotted name is legal, too."""
+
 MAX_NAME_LENGTH = 128
 MAX_SNAPSHOT_ITEMS = 524_288
 """Container items one snapshot may hold: each costs two bytes of JSON or more, so a record with

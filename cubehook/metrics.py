@@ -9,12 +9,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cubehook.outbox import Status
+from cubehook.series import COMMON
 from cubehook.worker import Metrics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-STATES = ("closed", "open", "off")
-"""Of an endpoint; see `EndpointStats`."""
 
 
 def exposition(read: Callable[[], Metrics]) -> Callable[[], bytes]:
@@ -53,26 +51,12 @@ class _Families(Collector):
 
 
 def _of_endpoints(metrics: Metrics) -> Iterator[Metric]:
-    attempts = CounterMetricFamily(
-        "cubehook_attempts",
-        "Attempts by this worker, by what came of them.",
-        labels=["endpoint", "outcome"],
-    )
-    in_flight = GaugeMetricFamily(
-        "cubehook_in_flight", "Attempts under way in this worker.", labels=["endpoint"]
-    )
-    state = GaugeMetricFamily(
-        "cubehook_endpoint_state",
-        "1 for the state of the endpoint's circuit in this worker; off: it answered 410.",
-        labels=["endpoint", "state"],
-    )
-    for name, one in metrics.endpoints.items():
-        for outcome in ("delivered", "retried", "dead"):
-            attempts.add_metric([name, outcome], getattr(one, outcome))
-        in_flight.add_metric([name], one.in_flight)
-        for each in STATES:
-            state.add_metric([name, each], each == one.state)
-    yield from (attempts, in_flight, state)
+    for series in COMMON:
+        metric = series.kind(series.name, series.text, labels=["endpoint", *series.labels])
+        for name, one in metrics.endpoints.items():
+            for labels, value in series.read(one):
+                metric.add_metric([name, *labels], value)
+        yield metric
 
 
 def _of_outbox(metrics: Metrics) -> Metric:

@@ -16,7 +16,9 @@ import pytest
 from cubehook import ConfigError, Endpoint, WebhookFormatter, WebhookHandler, verify
 from cubehook.batch import BATCH_EVENT, OVERHEAD, Batch, joined
 from cubehook.config import load
+from cubehook.formats import BatchFormat, redacted
 from cubehook.message import Message
+from cubehook.redaction import Redactor
 
 if TYPE_CHECKING:
     from conftest import Received, Receiver
@@ -51,6 +53,12 @@ class Wordy(WebhookFormatter):
 
     def join(self, batch_id: str, bodies: Sequence[bytes]) -> bytes:
         return super().join(batch_id, bodies)[:-1] + b',"note":"%b"}' % (b"x" * OVERHEAD)
+
+
+class Single(WebhookFormatter):
+    """One that takes one event at a time."""
+
+    join = None  # type: ignore[assignment]
 
 
 class Wrong(WebhookFormatter):
@@ -146,6 +154,9 @@ class TestConfiguration:
     def test_a_format_without_batches(self) -> None:
         named = f"{__name__}.Plain"
         assert problems({}, format=named) == ("endpoint 'ops': batch: the format has none",)
+        assert problems({}, format=f"{__name__}.Single") == (
+            "endpoint 'ops': batch: the format has none",
+        )
         assert Endpoint(url=URL, format=named).batching is None
         assert Endpoint(url=URL, format=f"{__name__}.Lines", batch={}).batching == Batch()
 
@@ -176,6 +187,13 @@ class TestFormatter:
             "endpoint 'audit': batch: the formatter has none",
         )
         assert handler.formatter is before
+        handler.close()
+
+    def test_with_none_of_its_own(self, endpoints: list[dict[str, Any]]) -> None:
+        handler = WebhookHandler(endpoints)
+        with pytest.raises(ConfigError, match="endpoint 'ops': batch: the formatter has none"):
+            handler.setFormatter(Single())
+        assert not isinstance(redacted(Single(), Redactor()), BatchFormat)
         handler.close()
 
     @pytest.mark.parametrize("formatter", [Lines(), WebhookFormatter(), None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging.config
 import socket
 import sys
 import threading
@@ -22,9 +23,10 @@ import certificates as certs
 from proxy import Proxy
 from receiver import FaultReceiver
 
-from cubehook.cli import check, checked
+from cubehook.cli import check
 from cubehook.cli.commands import cli
 from cubehook.config import ENDPOINTS_VARIABLE
+from cubehook.event import KNOWN_EVENTS
 
 CLASS = "cubehook.WebhookHandler"
 PLANTED = "planted"
@@ -279,6 +281,17 @@ class TestWarnings:
         assert result.exit_code == 1
         assert warnings(result) == [f"handler 'webhooks': endpoint 'ops': {said}"]
 
+    @pytest.mark.parametrize("name", ["slack", "discord", "teams", "wecom"])
+    def test_a_chat_that_looks_at_no_signature(self, run: Run, write: Write, name: str) -> None:
+        endpoint = {"name": "ops", "url": GOOD["url"], "format": name}
+        assert run(write(endpoint), "--offline").exit_code == 0
+
+    @pytest.mark.parametrize("name", ["feishu", "dingtalk", "e2b", "cloudevents"])
+    def test_a_format_with_signatures(self, run: Run, write: Write, name: str) -> None:
+        endpoint = {"name": "ops", "url": GOOD["url"], "format": name}
+        (said,) = warnings(run(write(endpoint), "--json", "--offline"))
+        assert said.endswith("has no secret: its requests are not signed")
+
     @pytest.mark.parametrize(
         ("loggers", "said"),
         [
@@ -315,7 +328,53 @@ class TestWarnings:
 
     def test_the_known_events_are_those_of_the_documentation(self) -> None:
         text = (Path(__file__).parent.parent / "docs" / "events.md").read_text()
-        assert [name for name in checked.KNOWN_EVENTS if f"`{name}`" not in text] == []
+        assert [name for name in KNOWN_EVENTS if f"`{name}`" not in text] == []
+
+
+class TestWhatLoggingRefuses:
+    """``dictConfig`` would raise, so it is not valid."""
+
+    @pytest.mark.parametrize(
+        ("loggers", "keys", "problem"),
+        [
+            (LOGGERS, {"level": "planted"}, "handler 'webhooks': level: is not known"),
+            ({"a": {"level": "planted"}}, {}, "logger 'a': level: is not known"),
+            ({"root": {"level": "planted"}}, {}, "logger 'root': level: is not known"),
+            (
+                {"a": {"handlers": ["webhooks", "planted"]}},
+                {},
+                "logger 'a': handlers: has one that is not in the file",
+            ),
+            ({"a": {"handlers": 3}}, {}, "logger 'a': handlers: must be a list"),
+        ],
+    )
+    def test_levels_and_handlers(
+        self, run: Run, write: Write, loggers: Any, keys: Any, problem: str
+    ) -> None:
+        path = write(loggers=loggers, **keys)
+        result = run(path, "--json", "--offline")
+        assert (result.exit_code, json.loads(result.stdout)["problems"]) == (2, [problem])
+        with pytest.raises((ValueError, TypeError)):
+            logging.config.dictConfig(yaml.safe_load(Path(path).read_text()))
+
+    @pytest.mark.parametrize("version", [None, 2, "1"])
+    def test_its_version(self, run: Run, tmp_path: Path, version: object) -> None:
+        whole = {"handlers": {"w": {"class": CLASS, "endpoints": [GOOD]}}, "version": version}
+        path = tmp_path / "logging.json"
+        path.write_text(json.dumps({key: one for key, one in whole.items() if one is not None}))
+        result = run(str(path), "--offline")
+        assert (result.exit_code, result.stderr) == (2, "cubehook: version: must be 1\n")
+
+    def test_an_ini_file(self, run: Run, tmp_path: Path) -> None:
+        path = tmp_path / "logging.ini"
+        path.write_text(
+            "[handlers]\nkeys=w\n[handler_w]\nclass=cubehook.WebhookHandler\nlevel=planted\n"
+            f"args=([{GOOD!r}],)\n[loggers]\nkeys=root\n[logger_root]\nhandlers=w,planted\n"
+        )
+        result = run(str(path), "--offline")
+        assert result.exit_code == 2
+        assert "handler 'w': level: is not known" in result.stderr
+        assert "logger 'root': handlers: has one that is not in the file" in result.stderr
 
 
 class TestAddresses:

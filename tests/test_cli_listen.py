@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from loopback import PATIENCE
 
 from cubehook import WebhookHandler
+from cubehook.cli.captured import Captured
 from cubehook.cli.catcher import RESET, TIMEOUT, Catcher, Caught, Failing, Rules
 from cubehook.cli.commands import cli
 
@@ -143,6 +144,7 @@ def test_a_signal_ends_it_with_a_summary(
 def test_who_reads_may_go_away(listening: Callable[..., Listening]) -> None:
     there = listening()
     assert there.popen.stdout is not None
+    assert "Ctrl-C" in there.popen.stdout.readline()  # all that is said before a request
     there.popen.stdout.close()
     url = there.endpoint["url"]
     connection = http.client.HTTPConnection(url.split("/")[2], timeout=PATIENCE)
@@ -298,6 +300,8 @@ class TestCatcher:
             (b'{"id": "a", "event": "b"}', "a", "b", None),
             (b'{"id": "a", "events": [{}, {}]}', "a", None, 2),
             (b'{"type": "b", "data": {}}', None, "b", None),
+            (b'{"id": "a", "event": "b", "events": [1, 2]}', "a", "b", None),  # a field
+            (b'{"type": "cubehook.batch", "data": {"events": [{}]}}', None, "cubehook.batch", 1),
             (b"[{}]", None, None, 1),
             (b"\xff", None, None, None),
             (b"[" * 100_000, None, None, None),
@@ -319,6 +323,69 @@ class TestCatcher:
         assert (request.id, request.event) == (id_, event)
         assert (None if request.events is None else len(request.events)) == events
         assert caught[0].verdict.genuine is None
+
+
+class TestBodiesThatAreNoJSONAgain:
+    """They parse, in Python, and yet there is no JSON to write of them."""
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'{"a": NaN}',
+            b'{"a": -Infinity}',
+            b'{"a": 1e999}',
+            b"[" * 990 + b"]" * 990,
+            b'{"a":' * 500 + b"1" + b"}" * 500,
+        ],
+        ids=["nan", "infinity", "too-large", "deep-list", "deep-object"],
+    )
+    def test_are_none(self, body: bytes) -> None:
+        assert Captured.of([], body).payload is None
+
+    @pytest.mark.parametrize(("depth", "shown"), [(100, True), (10_000, False)])
+    def test_by_depth(self, depth: int, shown: bool) -> None:
+        payload = Captured.of([], b"[" * depth + b"]" * depth).payload
+        assert (payload is not None) is shown
+
+    def test_in_lines_for_programs(self, listening: Callable[..., Listening]) -> None:
+        there = listening("--json", "--count", "2")
+        for body in (b'{"a": NaN}', b'{"a": 1e999}'):
+            post(there, body)
+        _, output = there.end()
+        for line in output.splitlines():
+            json.loads(line, parse_constant=pytest.fail)
+        assert [json.loads(line).get("body") for line in output.splitlines()] == [None] * 3
+
+
+def post(there: Listening, body: bytes) -> None:
+    connection = http.client.HTTPConnection(there.endpoint["url"].split("/")[2], timeout=PATIENCE)
+    connection.request("POST", "/", body)
+    assert connection.getresponse().status == 204
+    connection.close()
+
+
+def test_an_output_that_cannot_spell_everything(listening: Callable[..., Listening]) -> None:
+    there = listening("--count", "1", PYTHONIOENCODING="ascii")
+    post(there, '{"a": "\u4e2d"}'.encode())
+    status, output = there.end()
+    assert status == 0
+    assert r'"a": "\u4e2d"' in output
+
+
+def test_a_batch_of_cloudevents_is_genuine(
+    listening: Callable[..., Listening], handler: Make, logger: logging.Logger
+) -> None:
+    """The body is an array."""
+    there = listening("--secret", "env:LISTEN_SECRET", "--json", "--count", "1")
+    endpoint = {**there.endpoint, "secret": SECRET, "format": "cloudevents"}
+    made = handler([{**endpoint, "batch": {"max_events": 2, "linger": 60}, "ordered": False}])
+    log(logger)
+    log(logger)
+    assert made.flush(PATIENCE)
+    status, output = there.end()
+    assert status == 0
+    first = json.loads(output.splitlines()[0])
+    assert (first["genuine"], first["batch"], first["answer"]) == (True, 2, 204)
 
 
 def test_not_verified_is_said(

@@ -214,6 +214,12 @@ class TestJSON:
         result = run(lines(signed(body=body)), "--json", body=body)
         assert json.loads(result.stdout)["batch"] == 2
 
+    def test_a_batch_that_is_an_array(self, run: Run) -> None:
+        body = b'[{"id":"1"},{"id":"2"}]'
+        result = run(lines(signed(body=body)), "--json", body=body)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["batch"] == 2
+
     def test_the_time_was_not_looked_at(self, run: Run) -> None:
         result = run(lines(signed(LONG_AGO)), "--json", "--tolerance", "none")
         assert json.loads(result.stdout)["fresh"] is None

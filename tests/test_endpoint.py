@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cubehook import ConfigError, CubehookError, Endpoint
+from cubehook import ConfigError, CubehookError, Endpoint, formats, signing
 from cubehook.endpoint import CHECKS
 from cubehook.event import LIFECYCLE_EVENTS
 from cubehook.secret import Secret
@@ -599,7 +599,7 @@ class TestHeaders:
             *("Expect", "Proxy-Authorization", "X-Cube-Webhook-Signature", "X-Cube-Webhook-Event"),
             *("X-Cube-Webhook-Delivery", "X-Cube-Webhook-Timestamp", "X-Cube-Webhook-Else"),
             *("webhook-id", "webhook-timestamp", "webhook-signature", "X-Hub-Signature-256"),
-            *("X-GitHub-Event", "X-GitHub-Delivery"),
+            *("X-GitHub-Event", "X-GitHub-Delivery", "e2b-signature", "E2B-Delivery-Id"),
         ],
     )
     def test_cubehooks_own(self, name: str) -> None:
@@ -651,7 +651,9 @@ class TestSchemeAndFormat:
         ],
     )
     def test_no_format(self, format_: str, problem: str) -> None:
-        assert problems(format=format_) == (f"format: {problem}; known are cube, or a dotted path",)
+        known = ", ".join(formats.known())
+        expected = f"format: {problem}; known are {known}, or a dotted path"
+        assert problems(format=format_) == (expected,)
 
     @pytest.mark.parametrize("format_", [5, True, ["cube"], {"a": 1}, b"cube", ""])
     def test_format_of_a_wrong_type(self, format_: object) -> None:
@@ -786,9 +788,9 @@ class TestAllAtOnce:
             "endpoint 'ops': url: must not hold a user name or password",
             "endpoint 'ops': events: '*' takes every event and cannot stand beside other names",
             "endpoint 'ops': secret: is empty",
-            "endpoint 'ops': scheme: must be one or more of: "
-            "cube, standard, standard-ed25519, github",
-            "endpoint 'ops': format: unknown format; known are cube, or a dotted path",
+            f"endpoint 'ops': scheme: must be one or more of: {', '.join(signing.known())}",
+            "endpoint 'ops': format: unknown format; "
+            f"known are {', '.join(formats.known())}, or a dotted path",
             "endpoint 'ops': enabled: must be true or false, not a string",
             "endpoint 'ops': headers: 'Host' is written by cubehook itself",
             "endpoint 'ops': timeout: must be greater than 0 and finite",

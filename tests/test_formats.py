@@ -285,7 +285,8 @@ def test_the_content_type_of_a_formatter_is_used() -> None:
 
 
 def test_formats_are_found_by_name_and_by_dotted_path() -> None:
-    assert formats.known() == ("cube",)
+    assert "cube" in formats.known()
+    assert all(issubclass(formats.find(name), WebhookFormatter) for name in formats.known())
     assert formats.find("cube") is WebhookFormatter
     assert formats.find(f"{__name__}.Plain") is Plain
     assert isinstance(formats.make("cube", (), ()), WebhookFormatter)

@@ -504,6 +504,13 @@ class TestRefused:
     def test_a_signed_body_that_is_no_object(self, body: bytes) -> None:
         assert refusal(body, headers(body))
 
+    @pytest.mark.parametrize("body", [b'[{"id":"1"},{"id":"2"}]', b"plain text", b"\xff", b""])
+    def test_check_takes_a_body_of_any_kind(self, body: bytes) -> None:
+        signing.check(body, headers(body), SECRET)
+        for wrong in (headers(body + b"."), {}, None):
+            with pytest.raises(VerificationError):
+                signing.check(body, wrong, SECRET)  # type: ignore[arg-type]
+
     @pytest.mark.parametrize("body", [None, "text", 45, [], {}, 1.5, BODY.decode()])
     def test_a_body_that_is_no_bytes(self, body: object) -> None:
         assert refusal(body)

@@ -140,4 +140,4 @@ def test_what_a_plain_hash_lets_others_sign_is_no_json() -> None:
     padding = b"\x80" + bytes((55 - length) % 64) + (8 * length).to_bytes(8, "big")
     longer = BODY + padding + b'{"id":"forged"}'
     headers = signed(longer)
-    assert refusal(headers, body=longer).startswith("malformed request")
+    assert refusal(headers, body=longer) == "the body is not JSON"

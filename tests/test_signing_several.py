@@ -68,6 +68,11 @@ def problems(scheme: Any, *secrets: str) -> tuple[str, ...]:
 
 def request(scheme: Any, *secrets: str) -> dict[str, str]:
     """The headers that a real sender puts on a request."""
+    return sent(scheme, *secrets)[0]
+
+
+def sent(scheme: Any, *secrets: str) -> tuple[dict[str, str], bytes]:
+    """The headers and the body that a real sender sends."""
     secret = {"secret": secrets} if secrets else {}
     endpoint = Endpoint(url=URL, scheme=scheme, timeout=5.0, connect_timeout=5.0, **secret)
     with responses.RequestsMock() as mock:
@@ -75,7 +80,8 @@ def request(scheme: Any, *secrets: str) -> dict[str, str]:
         sender = Sender(endpoint)
         assert isinstance(sender(MESSAGE), Reply)
         sender.close()
-        return dict(mock.calls[0].request.headers)
+        made = mock.calls[0].request
+        return dict(made.headers), made.body
 
 
 def refusal(headers: Any, secret: Any, **options: Any) -> str:
@@ -167,17 +173,22 @@ class TestWhichSecretsDo:
 
 class TestOneRequest:
     def test_with_all_schemes(self) -> None:
-        headers = request(list(signing.known()), SHARED, PRIVATE)
+        """The others sign the body that a scheme has put its signature into."""
+        headers, body = sent(list(signing.known()), SHARED, PRIVATE)
+        payload = json.loads(body)
+        assert payload.items() > PAYLOAD.items()
         for secret, options in (
             (SHARED, {"scheme": "cube"}),
             (SHARED, {"scheme": "standard"}),
             (PUBLIC, {"scheme": "standard-ed25519"}),
             (SHARED, {"scheme": "github"}),
+            (SHARED, {"scheme": "e2b"}),
             (SHARED, {}),
             (PUBLIC, {}),
         ):
-            assert verify(BODY, headers, secret, **options) == PAYLOAD
-        assert standardwebhooks.Webhook(SHARED).verify(BODY, _lower(headers)) == PAYLOAD
+            assert verify(body, headers, secret, **options) == payload
+            assert refusal(headers, secret, **options) == "signature does not match"
+        assert standardwebhooks.Webhook(SHARED).verify(body, _lower(headers)) == payload
 
     def test_has_one_id_and_one_time(self) -> None:
         headers = _lower(request(list(signing.known()), SHARED, PRIVATE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 
@@ -11,4 +12,6 @@ def main() -> None:
         from cubehook.cli.commands import cli
     except ModuleNotFoundError as missing:
         sys.exit(f"cubehook: {missing}; the commands need: pip install 'cubehook[cli]'")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what is shown may have any character
+        sys.stdout.reconfigure(errors="backslashreplace")
     cli(prog_name="cubehook")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from cubehook import signing
+from cubehook.batch import BATCH_EVENT
 from cubehook.errors import VerificationError
 
 _EVENT = ("x-cube-webhook-event", "x-github-event")
@@ -17,6 +19,8 @@ _SHOWN = ("content-type", "user-agent", *_EVENT, *_ID, *_TIME)
 """Names of headers; the others may hold what opens doors."""
 
 _LONGEST_ID = 255
+_MOST_LEVELS = 128
+"""Of nesting, twice of what cubehook sends: what parses need not be writable (Python 3.12)."""
 
 SCHEMES = tuple(name for name in signing.known() if signing.find(name).signature_header)
 """Those that a receiver can check."""
@@ -35,6 +39,11 @@ class Captured:
 
     headers: Mapping[str, str]
     body: bytes
+    payload: Any = field(init=False)
+    """The body, parsed; None where it is not JSON, or none that can be shown."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "payload", _parsed(self.body))
 
     @classmethod
     def of(cls, headers: Iterable[tuple[str, str]], body: bytes) -> Captured:
@@ -45,14 +54,6 @@ class Captured:
             text = value.strip(" \t\r\n")
             combined[key] = f"{combined[key]}, {text}" if key in combined else text
         return cls(combined, body)
-
-    @property
-    def payload(self) -> Any:
-        """The body, parsed; None where it is not JSON."""
-        try:
-            return json.loads(self.body.decode())
-        except (ValueError, RecursionError):
-            return None
 
     @property
     def event(self) -> str | None:
@@ -74,8 +75,11 @@ class Captured:
     @property
     def events(self) -> list[Any] | None:
         """Those of a batch; None for a single one."""
-        payload = self.payload
-        found = payload.get("events") if isinstance(payload, dict) else payload
+        found = self.payload
+        if isinstance(found, dict) and found.get("type") == BATCH_EVENT:
+            found = found.get("data")  # of format ``standard``
+        if isinstance(found, dict) and "event" not in found:
+            found = found.get("events")
         return found if isinstance(found, list) else None
 
     @property
@@ -90,11 +94,11 @@ class Captured:
         return sorted(name for name in names if name in self.headers)
 
     def verdict(self, secrets: Sequence[str], scheme: str | None, tolerance: float) -> Verdict:
-        """Whether a holder of one of the secrets signed it; see `cubehook.verify`."""
+        """Whether a holder of one of the secrets signed it; see `cubehook.signing.check`."""
         if not secrets:
             return Verdict(None)
         try:
-            signing.verify(self.body, self.headers, secrets, tolerance=tolerance, scheme=scheme)
+            signing.check(self.body, self.headers, secrets, tolerance=tolerance, scheme=scheme)
         except VerificationError as error:
             return Verdict(False, str(error))
         return Verdict(True)
@@ -107,3 +111,31 @@ class Captured:
         if not isinstance(payload, dict):
             return None
         return next((payload[key] for key in keys if isinstance(payload.get(key), str)), None)
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        value = json.loads(body.decode(), parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError):
+        return None
+    return value if _is_flat(value) else None
+
+
+def _finite(text: str) -> float:
+    """No NaN, which is no JSON, nor a number like 1e999, which would become Infinity."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _is_flat(value: Any) -> bool:
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        containers = [one for one in level if isinstance(one, dict | list)]
+        if not containers:
+            return True
+        level = [
+            each for one in containers for each in (one.values() if isinstance(one, dict) else one)
+        ]
+    return False

@@ -8,30 +8,18 @@ from __future__ import annotations
 import configparser
 import logging
 import logging.config
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from cubehook import config
+from cubehook import config, formats
 from cubehook.cli import given
 from cubehook.config import ENDPOINTS_VARIABLE
-from cubehook.endpoint import Endpoint
+from cubehook.endpoint import DEFAULT_SCHEME, Endpoint
 from cubehook.errors import ConfigError
-from cubehook.event import LIFECYCLE_EVENTS
-
-KNOWN_EVENTS = (
-    *LIFECYCLE_EVENTS,
-    "sandbox.timeout.updated",
-    "sandbox.refreshed",
-    "sandbox.rolled_back",
-    "snapshot.created",
-    "snapshot.deleted",
-    "api.request",
-    "api.response",
-    "api.error",
-)
-"""Any other dotted name is legal, too; but an endpoint that has none of these may have a slip."""
+from cubehook.event import KNOWN_EVENTS
+from cubehook.formats._chat import ChatFormatter
 
 ROOT = "root"
 _DEFAULT_LEVEL = logging.WARNING  # of the root logger
@@ -99,18 +87,21 @@ def handlers(path: str | None) -> list[Handler]:
     loaded = given.configured(path)
     file = Path(path)
     try:
-        own, loggers, held = _of_ini(file) if given.is_ini(file) else _of_mapping(file)
+        read = _of_ini(file) if given.is_ini(file) else _of_mapping(file)
     except (configparser.Error, ValueError, LookupError, TypeError, AttributeError) as error:
         why = type(error).__name__
         raise ConfigError(f"the loggers of the file cannot be read ({why})") from None
+    if problems := [*read.refused, *_unknown(read, loaded)]:
+        raise ConfigError(problems)
+    loggers = _loggers(read.facts)
     return [
         Handler(
             name,
             one,
             tuple(each for each in loggers if name in each.handlers),
-            _level(own.get(name)) or logging.NOTSET,
+            _level(read.levels[name]) or logging.NOTSET,
             _lowest(name, loggers),
-            name in held,
+            name in read.held,
         )
         for name, one in loaded.items()
     ]
@@ -118,13 +109,19 @@ def handlers(path: str | None) -> list[Handler]:
 
 def of_endpoint(endpoint: Endpoint) -> Iterator[str]:
     """What is legal and hardly meant of one."""
-    if not endpoint.secrets:
+    if not endpoint.secrets and not _needs_none(endpoint.format):
         yield "has no secret: its requests are not signed"
     if not endpoint.secure:
         yield "plain http: whoever is on the way reads and changes what is sent"
     patterns = endpoint.events
     if not any(_matches(pattern, event) for pattern in patterns for event in KNOWN_EVENTS):
         yield "subscribes to none of the known events"
+
+
+def _needs_none(name: str) -> bool:
+    """Whether the format is for a chat that looks at no signature: there the URL is the secret."""
+    found = formats.find(name)
+    return issubclass(found, ChatFormatter) and found.scheme == DEFAULT_SCHEME
 
 
 def _matches(pattern: str, event: str) -> bool:
@@ -156,8 +153,30 @@ def _above(name: str, by_name: Mapping[str, Any]) -> Any:
     return by_name.get(ROOT)
 
 
-_Read = tuple[dict[str, Any], list[Logger], set[str]]
-"""The levels of the handlers, the loggers, and the handlers that other handlers have."""
+class _Read(NamedTuple):
+    """Of a file. levels: of each handler. facts: level, handlers, propagate of each logger.
+
+    held: handlers that other handlers have. refused: what logging does not take.
+    """
+
+    levels: dict[str, Any]
+    facts: dict[str, tuple[Any, Any, Any]]
+    held: set[str]
+    refused: tuple[str, ...] = ()
+
+
+def _unknown(read: _Read, ours: Iterable[str]) -> Iterator[str]:
+    """What logging would not find: levels, and handlers of loggers."""
+    for name in ours:
+        if read.levels[name] and _level(read.levels[name]) is None:
+            yield f"handler {name!r}: level: is not known"
+    for name, (level, attached, _) in read.facts.items():
+        if level and _level(level) is None:
+            yield f"logger {name!r}: level: is not known"
+        if not isinstance(attached, list | tuple):
+            yield f"logger {name!r}: handlers: must be a list"
+        elif not {*map(str, attached)} <= read.levels.keys():
+            yield f"logger {name!r}: handlers: has one that is not in the file"
 
 
 def _of_mapping(file: Path) -> _Read:
@@ -168,19 +187,18 @@ def _of_mapping(file: Path) -> _Read:
         sections[ROOT] = sections.pop("")
     if whole.get(ROOT):
         sections[ROOT] = _mapping(whole, ROOT)
-    loggers = _loggers(
-        {
-            name: (one.get("level"), one.get("handlers") or (), one.get("propagate", True))
-            for name, one in sections.items()
-        }
-    )
+    facts = {
+        name: (one.get("level"), one.get("handlers") or (), one.get("propagate", True))
+        for name, one in sections.items()
+    }
     held = {
         str(each)
         for one in declared.values()
         for key in ("handlers", "target")
         for each in (one[key] if isinstance(one.get(key), list) else [one.get(key)])
     }
-    return {name: one.get("level") for name, one in declared.items()}, loggers, held
+    levels = {name: one.get("level") for name, one in declared.items()}
+    return _Read(levels, facts, held, () if whole.get("version") == 1 else ("version: must be 1",))
 
 
 def _mapping(parent: Any, key: Any) -> dict[str, Any]:
@@ -203,7 +221,7 @@ def _of_ini(file: Path) -> _Read:
     names = _listed(parser.get("handlers", "keys", fallback=""))
     own = {name: parser.get(f"handler_{name}", "level", fallback=None) for name in names}
     targets = {parser.get(f"handler_{name}", "target", fallback="") for name in names}
-    return own, _loggers(facts), targets
+    return _Read(own, facts, targets)
 
 
 def _listed(text: str) -> list[str]:
@@ -219,7 +237,7 @@ def _loggers(facts: Mapping[str, tuple[Any, Any, Any]]) -> list[Logger]:
         while not level and at != ROOT:
             at = at.rpartition(".")[0] or ROOT
             level = own.get(at)
-        handlers_ = tuple(map(str, attached)) if isinstance(attached, list | tuple) else ()
+        handlers_ = tuple(map(str, attached))
         made.append(Logger(name, level or _DEFAULT_LEVEL, handlers_, bool(propagates)))
     return made
 

@@ -11,10 +11,10 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-from requests import PreparedRequest
 from urllib3.util import parse_url
 
 from cubehook import connection, threads, transport
@@ -129,33 +129,17 @@ def _unreached(addresses: Resolved) -> Connected:
 
 
 def _connected(endpoint: Endpoint, ends: float) -> Connected:
-    adapter = transport.WebhookAdapter(endpoint)
-    conn: Any = None
     began = time.monotonic()
     try:
-        pool: Any = adapter.get_connection_with_tls_context(PreparedRequest(), verify=True)
-        conn = pool._get_conn()
-        limit = min(began + cast(float, endpoint.connect_timeout), ends)
-        _connect(pool, conn, limit - began)
-        return _described(endpoint, conn, time.monotonic() - began)
+        with (
+            closing(transport.WebhookAdapter(endpoint)) as adapter,
+            closing(adapter.connected(ends - began)) as conn,
+        ):
+            return _described(endpoint, conn, time.monotonic() - began)
     except AddressRefusedError as refused:
         return Connected(REFUSED, refused.reason)
     except Exception as error:
         return Connected(FAILED, _reason(error))
-    finally:
-        if conn is not None:
-            conn.close()
-        adapter.close()
-
-
-def _connect(pool: Any, conn: Any, seconds: float) -> None:
-    """As `connection` does for a request."""
-    conn.timeout = max(seconds, 0.001)
-    conn.arm(time.monotonic() + conn.timeout)
-    if pool.proxy is not None:
-        pool._prepare_proxy(conn)
-    if conn.is_closed:
-        conn.connect()
 
 
 def _described(endpoint: Endpoint, conn: Any, seconds: float) -> Connected:
@@ -171,8 +155,8 @@ def _described(endpoint: Endpoint, conn: Any, seconds: float) -> Connected:
 
 
 def _reason(error: Exception) -> str:
-    reason = transport._reason(error)
-    for cause in transport._causes(error):
+    reason = transport.reason(error)
+    for cause in transport.causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             flaw = _FLAWS.get(cause.verify_code)
             return f"{reason} ({flaw})" if flaw else reason

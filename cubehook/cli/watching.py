@@ -42,12 +42,12 @@ def watch(handler: WebhookHandler, take: Callable[[Attempt], object]) -> None:
         if not isinstance(finished.outcome, Split):
             take(_attempt(finished))
 
-    handler._pipeline.dispatcher.watch = told
+    handler.pipeline.dispatcher.watch = told
 
 
 def end(handler: WebhookHandler) -> None:
     """Close the handler without the last chance that an end gives to what waits for a retry."""
-    handler._pipeline.stop()
+    handler.pipeline.stop()
     handler.close()
 
 

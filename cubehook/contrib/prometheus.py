@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,18 +15,12 @@ from prometheus_client.registry import Collector
 
 from cubehook.errors import ConfigError
 from cubehook.handler import WebhookHandler
+from cubehook.series import COMMON, Samples
 from cubehook.stats import EndpointStats, Stats
 
 __all__ = ["WebhookCollector"]
 
-STATES = ("closed", "open", "off")
-"""Of an endpoint; see `EndpointStats`."""
-
-OUTCOMES = ("delivered", "retried", "dead")
-
 HANDLER, ENDPOINT = ["handler"], ["handler", "endpoint"]
-
-Samples = Iterable[tuple[list[str], float]]
 
 
 class WebhookCollector(Collector):
@@ -155,12 +149,6 @@ FAMILIES = (
         _count("received"),
     ),
     Family(
-        *(CounterMetricFamily, "cubehook_attempts"),
-        "Attempts, by what came of them.",
-        [*ENDPOINT, "outcome"],
-        _each(lambda one: [([outcome], getattr(one, outcome)) for outcome in OUTCOMES]),
-    ),
-    Family(
         *(CounterMetricFamily, "cubehook_dropped"),
         "Deliveries that were dropped, by the reason.",
         [*ENDPOINT, "reason"],
@@ -179,12 +167,6 @@ FAMILIES = (
         _count("queued"),
     ),
     Family(
-        *(GaugeMetricFamily, "cubehook_in_flight"),
-        "Attempts under way.",
-        ENDPOINT,
-        _count("in_flight"),
-    ),
-    Family(
         *(GaugeMetricFamily, "cubehook_waiting"),
         "Deliveries that wait for the time of their retry.",
         ENDPOINT,
@@ -196,10 +178,8 @@ FAMILIES = (
         ENDPOINT,
         _count("failures_in_row"),
     ),
-    Family(
-        *(GaugeMetricFamily, "cubehook_endpoint_state"),
-        "1 for the state of the endpoint's circuit; off: it answered 410.",
-        [*ENDPOINT, "state"],
-        _each(lambda one: [([state], state == one.state) for state in STATES]),
+    *(
+        Family(one.kind, one.name, one.text, [*ENDPOINT, *one.labels], _each(one.read))
+        for one in COMMON
     ),
 )

@@ -6,10 +6,25 @@ import importlib
 import logging
 from collections.abc import Sequence
 
-from cubehook.formats._base import BatchFormat, BodyFormat, WebhookFormatter, redacted
+from cubehook.formats._base import (
+    BatchFormat,
+    BodyFormat,
+    WebhookFormatter,
+    has_batches,
+    redacted,
+)
 from cubehook.redaction import Redactor
 
-__all__ = ["BatchFormat", "BodyFormat", "WebhookFormatter", "find", "known", "make", "redacted"]
+__all__ = [
+    "BatchFormat",
+    "BodyFormat",
+    "WebhookFormatter",
+    "find",
+    "has_batches",
+    "known",
+    "make",
+    "redacted",
+]
 
 # Imported when they are used: most applications use one.
 _FORMATS = {

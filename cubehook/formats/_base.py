@@ -49,6 +49,7 @@ class WebhookFormatter(logging.Formatter):
     content_type: of a body. batch_content_type: of one that holds several events; empty: the same.
     scheme: how requests are signed where an endpoint does not say. rate_limit: how many a service
     takes (``"20/60s"``) where an endpoint does not say; None: any number.
+    A service that takes one event at a time has a subclass that says ``join = None``.
     redact: more field names to remove. keep: names to keep although the rules would remove them.
     """
 
@@ -142,7 +143,12 @@ class RedactedBatchFormat(RedactedFormat):
         return cast(BatchFormat, self._formatter).join(batch_id, bodies)
 
 
+def has_batches(formatter: object) -> bool:
+    """Whether a formatter, or a class of them, can put several events into one body."""
+    return callable(getattr(formatter, "join", None))
+
+
 def redacted(formatter: logging.Formatter, redactor: Redactor) -> BodyFormat:
     """The formatter as a format; with batches if it has them."""
-    kind = RedactedBatchFormat if hasattr(formatter, "join") else RedactedFormat
+    kind = RedactedBatchFormat if has_batches(formatter) else RedactedFormat
     return kind(formatter, redactor)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from cubehook.signing._keys import signing_keys
 from cubehook.signing._registry import find, known, register
 from cubehook.signing._scheme import Key, Scheme, Sealed, SealingScheme
-from cubehook.signing._verify import verify
+from cubehook.signing._verify import check, verify
 
 __all__ = [
     "Key",
     "Scheme",
     "Sealed",
     "SealingScheme",
+    "check",
     "find",
     "known",
     "register",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from cubehook.errors import VerificationError
@@ -41,19 +42,42 @@ def verify(
     Raises `VerificationError`, and nothing else, for everything that is wrong: a signature that
     does not match, a stale or future timestamp, anything malformed, no usable secret.
     """
-    try:
+    with _refusing():
         raw = bytes(body)
-        lowered = _lowered(headers)
-        _check(_candidates(scheme, lowered), lowered, raw, _texts(secret), float(tolerance))
+        _genuine(raw, headers, secret, tolerance, scheme)
         payload = json.loads(raw.decode("utf-8"))
-    except VerificationError:
-        raise
-    except Exception as error:
-        # Whatever a hostile request trips over is a request refused; its text may hold values.
-        raise VerificationError(f"malformed request ({type(error).__name__})") from None
     if not isinstance(payload, dict):
         raise VerificationError("the body is not a JSON object")
     return payload
+
+
+def check(
+    body: bytes,
+    headers: HasItems | Iterable[tuple[Any, Any]],
+    secret: str | bytes | Iterable[str | bytes],
+    *,
+    tolerance: float = 300,
+    scheme: str | None = None,
+) -> None:
+    """The same for a body of any kind, such as an array of CloudEvents; it is not parsed."""
+    with _refusing():
+        _genuine(bytes(body), headers, secret, tolerance, scheme)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Whatever a hostile request trips over is a request refused; its text may hold values."""
+    try:
+        yield
+    except VerificationError:
+        raise
+    except Exception as error:
+        raise VerificationError(f"malformed request ({type(error).__name__})") from None
+
+
+def _genuine(body: bytes, headers: Any, secret: Any, tolerance: float, scheme: str | None) -> None:
+    lowered = _lowered(headers)
+    _check(_candidates(scheme, lowered), lowered, body, _texts(secret), float(tolerance))
 
 
 def _lowered(headers: Any) -> dict[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ class E2BScheme(Scheme):
     """For receivers that were written for E2B's webhooks; new ones had better take another.
 
     It is a legacy scheme, because a plain hash is no HMAC: who has one signed body can sign that
-    body with bytes of his behind it, without the secret. JSON ends where it ends, so `verify`
+    body with bytes of his behind it, without the secret. JSON ends where it ends, so `check`
     refuses what is made that way; a receiver that reads on does not. And neither id nor time is
     signed: a receiver cannot tell a request that was recorded.
     """
@@ -62,13 +63,18 @@ class E2BScheme(Scheme):
         now: float,
         tolerance: float,
     ) -> None:
-        """The signature may be by any of the keys. There is no time to check."""
+        """The signature may be by any of the keys, and the body has to be JSON. There is no time
+        to check."""
         given = required(headers, self.signature_header)
         expected = (_digest(key, body) for key in keys)
         if not (
             _SHA256.fullmatch(given) and matches_any([base64.b64decode(given + "=")], expected)
         ):
             raise VerificationError("signature does not match")
+        try:
+            json.loads(body.decode("utf-8"))
+        except (ValueError, RecursionError):
+            raise VerificationError("the body is not JSON") from None
 
 
 def _digest(key: _Hash, body: bytes) -> bytes:

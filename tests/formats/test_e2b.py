@@ -9,7 +9,8 @@ import pytest
 from format_samples import ID, RELAXED, body, event_names, fields, formatter, levels, record
 from hypothesis import given
 
-from cubehook import Endpoint
+from cubehook import ConfigError, Endpoint
+from cubehook.formats import BatchFormat
 
 NO_TEAM = "00000000-0000-0000-0000-000000000000"
 # The members of E2B's SandboxEvent, as its Go code names them, in its order.
@@ -78,8 +79,10 @@ def test_ids_are_texts(value: object, text: str) -> None:
 
 
 def test_no_batches() -> None:
-    with pytest.raises(ValueError, match="no batches"):
-        formatter("e2b").join("id", [b"{}"])
+    assert not isinstance(formatter("e2b"), BatchFormat)
+    with pytest.raises(ConfigError) as caught:
+        Endpoint(url="https://hooks.example/", format="e2b", batch={})
+    assert caught.value.problems == ("batch: the format has none",)
 
 
 def test_the_scheme_is_e2b_where_none_is_named() -> None:
