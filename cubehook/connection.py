@@ -19,7 +19,7 @@ from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import SSLError
+from urllib3.exceptions import ProtocolError, SSLError
 from urllib3.util import parse_url
 
 from cubehook.addresses import AddressPolicy
@@ -171,13 +171,17 @@ class IdleConnections:
 
 
 class _GuardedPool:
-    """Mixin of urllib3 pools: hands the guard and each attempt's deadline to the connections."""
+    """Mixin of urllib3 pools: hands the guard and each attempt's deadline to the connections.
+
+    fixed: lines of the head that are the same in each request.
+    """
 
     QueueCls: Any = IdleConnections
 
-    def __init__(self, *args: Any, guard: AddressPolicy, **kw: Any) -> None:
+    def __init__(self, *args: Any, guard: AddressPolicy, fixed: str = "", **kw: Any) -> None:
         super().__init__(*args, **kw)
         self._guard = guard
+        self._fixed = fixed
 
     def _new_conn(self) -> Any:
         connection = super()._new_conn()  # type: ignore[misc]
@@ -200,7 +204,7 @@ class _GuardedPool:
         ``timeout`` has the ``deadline`` and says what is left for connecting; errors come as they
         are.
         """
-        start = f"{method} {url} HTTP/1.1\nHost: {self._host_of(url)}\nAccept-Encoding: identity\n"
+        start = f"{method} {url} HTTP/1.1\nHost: {self._host_of(url)}\n{self._fixed}"
         request = written(start, self._all_headers(headers), body)
         conn = self._get_conn()
         try:
@@ -209,7 +213,19 @@ class _GuardedPool:
             conn.close()
             if isinstance(error, ssl.SSLError):
                 raise SSLError(error) from error  # as requests knows it
+            if isinstance(error, http.client.HTTPException):
+                raise ProtocolError(error) from error
             raise
+
+    def connected(self: Any, timeout: Any) -> Any:
+        """A connection that is open, for no request; who asks for it closes it."""
+        conn = self._get_conn()
+        try:
+            self._connect(conn, timeout)
+        except BaseException:
+            conn.close()
+            raise
+        return conn
 
     def _host_of(self: Any, url: str) -> str:
         """The header ``Host`` (RFC 9110 §7.2): of the URL, where a proxy is given all of it."""
@@ -238,12 +254,7 @@ class _GuardedPool:
 
     def _exchange(self: Any, conn: Any, timeout: Any, request: bytes) -> Answer:
         if conn.is_closed:
-            conn.timeout = timeout.connect_left()
-            conn.arm(time.monotonic() + conn.timeout)
-            if self.proxy is not None:
-                self._prepare_proxy(conn)
-            if conn.is_closed:
-                conn.connect()
+            self._connect(conn, timeout)
         conn.arm(timeout.deadline)
         try:
             conn.sock.sendall(request)
@@ -253,6 +264,14 @@ class _GuardedPool:
             if error.errno not in (errno.ECONNRESET, errno.EPROTOTYPE):
                 raise
         return Answer(conn.sock, functools.partial(self._let_go, conn))
+
+    def _connect(self: Any, conn: Any, timeout: Any) -> None:
+        conn.timeout = timeout.connect_left()
+        conn.arm(time.monotonic() + conn.timeout)
+        if self.proxy is not None:
+            self._prepare_proxy(conn)
+        if conn.is_closed:
+            conn.connect()
 
     def _let_go(self: Any, conn: Any, reusable: bool) -> None:
         if not reusable:

@@ -111,11 +111,16 @@ class Answer:
 
     def release_conn(self) -> None:
         """The body was read: the connection may be used again, if it can be."""
-        self._let_go(not (self._doubtful or self._ended or self._buffer))
+        self._end(not (self._doubtful or self._ended or self._buffer))
 
     def close(self) -> None:
         """The connection is not to be used again."""
-        self._let_go(False)
+        self._end(False)
+
+    def _end(self, reusable: bool) -> None:
+        # Once: by the second time somebody else may have the connection.
+        let_go, self._let_go = self._let_go, _nothing
+        let_go(reusable)
 
     def _head(self) -> tuple[int, int, list[bytes]]:
         """Status, minor version of HTTP and header lines of the first answer that is final."""
@@ -139,8 +144,10 @@ class Answer:
             if not self._buffer.startswith(_PROTOCOL[:looked]):
                 raise http.client.BadStatusLine("")  # it may never say more
             self._need_more()
-        lines = bytes(self._buffer[: end.start()]).split(b"\n")
+        head = bytes(self._buffer[: end.start()])
         del self._buffer[: end.end()]
+        self._doubtful |= head.count(b"\r") > head.count(b"\r\n")  # to some it ends a line alone
+        lines = head.split(b"\n")
         if len(lines) > MOST_HEADERS + 1:
             raise http.client.HTTPException("the head is too long")
         return [line.removesuffix(b"\r") for line in lines]
@@ -170,10 +177,11 @@ class Answer:
         if self.status in _BODILESS:
             self.length_remaining = 0
             self._doubtful |= coding is not None or length not in (None, "0")
-        elif coding is not None:
+        elif coding is not None and coding.lower() != "identity":  # which is none (RFC 2616 §3.6)
             self._chunked = coding.lower() == "chunked"
             self._doubtful |= length is not None or minor == 0 or not self._chunked
         elif length is not None:
+            self._doubtful |= coding is not None
             first, *others = {one.strip() for one in length.split(",")}
             if others:
                 raise http.client.HTTPException("several lengths")
@@ -189,7 +197,7 @@ class Answer:
             size = int(match[1], 16)
             if size == 0:
                 self._pass_trailers()
-                self.length_remaining = 0
+                self._chunked, self.length_remaining = False, 0
                 break
             body += self._take(min(size, most - len(body)))
             if len(body) == most:
@@ -244,3 +252,7 @@ class Answer:
         self._begun |= received > 0
         self._ended = received == 0
         self._buffer += chunk[:received]
+
+
+def _nothing(reusable: bool) -> None:
+    """For a connection that was let go of."""

@@ -217,7 +217,7 @@ class Lane:
         delivery = self.ready.popleft()
         if self._batching is not None and not delivery.alone:
             delivery = self._batch_of(delivery, self._batching)
-        elif self._batching is not None and not delivery.apart:
+        elif self._batching is not None and not (delivery.parts or delivery.apart):
             delivery.apart = True
             self._batches += 1
         self._events.queued -= delivery.size
@@ -307,10 +307,11 @@ class Lane:
         """How many more deliveries from the outbox would have something to do here."""
         if self.off or (self.open and now < self.probe_at):
             return 0
-        most = 1 if self.open else min(AHEAD * self._window, MOST_AHEAD)
+        more = (1 if self.open else min(AHEAD * self._window, MOST_AHEAD)) - self.pending
         if self._recent is not None:  # the lease would end before its turn comes
-            most = min(most, self._recent.room(now))
-        return max(most - self.pending, 0)
+            unbegun = self.pending - self._events.in_flight
+            more = min(more, self._recent.room(now) - unbegun)
+        return max(more, 0)
 
     def stats(self) -> EndpointStats:
         """The counts at this moment."""

@@ -7,19 +7,21 @@ answer, and is done by its deadline whatever the other side does. Retries are no
 from __future__ import annotations
 
 import base64
+import functools
 import http.client
 import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 import urllib3
 from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
+from requests.cookies import RequestsCookieJar
+from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import (
     HTTPError,
     InvalidHeader,
@@ -42,6 +44,7 @@ from cubehook.outcome import Failure, Reply
 
 MAX_RESPONSE_BYTES = 65_536
 _LENGTH = "content-length"
+_OF_THE_WAY = ("host", "accept-encoding", "transfer-encoding")
 
 # What went wrong, by the type of the error at the root; the first match counts.
 _REASONS: tuple[tuple[type[BaseException], str], ...] = (
@@ -98,7 +101,7 @@ class WebhookResponse(Response):
     encoding: Any = None
     history: Any = ()
     elapsed: Any = timedelta(0)
-    cookies: Any = MappingProxyType({})
+    cookies: Any = functools.cached_property(lambda self: RequestsCookieJar())
     _next: Any = None
 
     def __init__(self) -> None:
@@ -151,7 +154,7 @@ class WebhookAdapter(HTTPAdapter):
         except AddressRefusedError as refused:
             return Failure(refused.reason, final=True)
         except Exception as error:
-            return Failure(_reason(error))
+            return Failure(reason(error))
         return Reply(
             status=response.status_code,
             retry_after=response.headers.get("Retry-After"),
@@ -174,6 +177,8 @@ class WebhookAdapter(HTTPAdapter):
         """
         if not isinstance(timeout, AttemptTimeout):
             timeout = self._attempt_timeout(timeout if isinstance(timeout, int | float) else None)
+        if not isinstance(request, WebhookRequest):
+            request = _in_one_piece(request)
         return super().send(request, stream=True, timeout=timeout)
 
     # The hooks that HTTPAdapter.send goes through. Everything they look up for each request in
@@ -197,6 +202,14 @@ class WebhookAdapter(HTTPAdapter):
         """The answer, read as far as it may be."""
         return WebhookResponse.read(req, resp)
 
+    def connected(self, limit: float) -> Any:
+        """A connection made as for a request, in ``limit`` seconds; who asks for it closes it.
+
+        Raises what `post` makes a `Failure` of.
+        """
+        timeout = AttemptTimeout(time.monotonic() + limit, self._connect_timeout)
+        return self._pool.connected(timeout)
+
     def _attempt_timeout(self, limit: float | None) -> AttemptTimeout:
         longest = self._timeout if limit is None else min(limit, self._timeout)
         return AttemptTimeout(time.monotonic() + longest, self._connect_timeout)
@@ -219,15 +232,41 @@ class WebhookAdapter(HTTPAdapter):
         super().close()
 
 
+def _in_one_piece(request: PreparedRequest) -> PreparedRequest:
+    """What a session has prepared, with its body in bytes, and no header about the way it goes."""
+    given: Mapping[str, Any] = request.headers  # of bytes, too
+    whole = request.copy()
+    whole.body = body = _all_of(request.body or b"")
+    whole.headers = CaseInsensitiveDict(
+        {
+            name: value.decode("latin-1") if isinstance(value, bytes) else value
+            for name, value in given.items()
+            if name.lower() not in _OF_THE_WAY
+        }
+    )
+    whole.headers["Content-Length"] = str(len(body))
+    return whole
+
+
+def _all_of(body: Any) -> bytes:
+    if hasattr(body, "read"):
+        body = body.read()
+    if isinstance(body, str):
+        return body.encode()
+    return body if isinstance(body, bytes) else b"".join(body)
+
+
 def with_query(target: str, query: str) -> str:
     """A URL, or its path, with so much more in its query."""
     return f"{target}{'&' if '?' in target else '?'}{query}"
 
 
-def _pool(endpoint: Endpoint) -> urllib3.HTTPConnectionPool:
+def _pool(endpoint: Endpoint) -> GuardedHTTPConnectionPool | GuardedHTTPSConnectionPool:
     target = endpoint.location
+    given = {name.lower() for name in endpoint.headers}
     options: dict[str, Any] = {
         "guard": endpoint.addresses,
+        "fixed": "" if "accept-encoding" in given else "Accept-Encoding: identity\n",
         "maxsize": endpoint.max_concurrency or 1,
     }
     if endpoint.proxy:
@@ -269,6 +308,9 @@ def _bounded(raw: urllib3.BaseHTTPResponse) -> tuple[bytes, bool]:
     except (HTTPError, OSError, http.client.HTTPException, ValueError):
         # The status line is the receiver's answer; a body that breaks off does not unsay it.
         body, complete = b"", False
+    except BaseException:
+        raw.close()
+        raise
     if complete:
         raw.release_conn()
     else:
@@ -276,16 +318,16 @@ def _bounded(raw: urllib3.BaseHTTPResponse) -> tuple[bytes, bool]:
     return body[:MAX_RESPONSE_BYTES], complete
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """A fixed phrase for ``error``: texts of errors name hosts, URLs and more."""
-    for cause in _causes(error):
+    for cause in causes(error):
         for kind, reason in _REASONS:
             if isinstance(cause, kind):
                 return reason
     return "transport error"
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """The errors that wrappers were put around, the innermost first."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:

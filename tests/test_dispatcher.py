@@ -9,12 +9,12 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from loopback import Clock
 
 import cubehook.threads
 from cubehook.dispatcher import Dispatcher
@@ -26,9 +26,6 @@ from cubehook.rate import Rate
 from cubehook.retry import WebhookRetry
 from cubehook.schedule import Formatted, Job, Schedule
 from cubehook.stats import EndpointStats
-
-if TYPE_CHECKING:
-    from conftest import Clock
 
 PATIENCE = 10.0
 
@@ -268,6 +265,75 @@ def test_rate_limit_leases_no_more_than_may_be_sent(
     assert one.schedule.appetites(clock()) == {"a": 1}
     clock.advance(60.1)
     assert one.schedule.appetites(clock()) == {"a": 3}
+
+
+def test_rate_limit_leases_more_while_attempts_are_under_way(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    """An answer may take longer than the time of the limit: it holds nothing up."""
+    one = bench(lane("a", share=4, rate=Rate(2, 1.0)))
+    one.log("a", "1", "2")
+    one.run()
+    clock.advance(1.1)
+    one.log("a", "3", "4", "5")
+    assert len(one.take_all()) == 2, "and one waits"
+    assert one.schedule.appetites(clock()) == {"a": 0}
+    clock.advance(1.1)
+    assert one.schedule.appetites(clock()) == {"a": 1}
+
+
+@given(
+    limit=st.builds(Rate, st.integers(1, 3), st.sampled_from([0.5, 7.0, 60.0])),
+    linger=st.sampled_from([None, 0.0, 10.0]),
+    steps=st.lists(
+        st.sampled_from(["log", "log", "succeed", "fail", "later", "due", "hurry", "flush"]),
+        max_size=60,
+    ),
+)
+@settings(deadline=None)
+def test_rate_limit_nobody_spins_and_nobody_oversleeps(
+    limit: Rate, linger: float | None, steps: list[str]
+) -> None:
+    """With retries, an open circuit and batches: there is an alarm for all that waits for a time,
+    it is never for now, and in the end nothing is left."""
+    clock = Clock()
+    batching = None if linger is None else batches(3, linger)
+    one = Bench(clock, lane("a", rate=limit, share=2, retries=2, batching=batching))
+    jobs: list[Job] = []
+    begun: list[float] = []
+
+    def work() -> None:
+        jobs.extend(new := one.take_all())
+        begun.extend(clock() for _ in new)
+        assert sum(clock() < moment + limit.seconds for moment in begun) <= limit.most
+        due = one.schedule.next_due
+        assert due is None or due > clock(), "the thread with the timer would spin"
+        assert jobs or due is not None or not one.schedule.pending, "nobody would wake up"
+
+    def wait() -> None:
+        clock.advance(max((one.schedule.next_due or clock()) - clock(), 0.0))
+
+    numbers = itertools.count()
+    actions: dict[str, Callable[[], object]] = {
+        "log": lambda: one.log("a", str(number := next(numbers)), key=str(number % 2)),
+        "succeed": lambda: jobs and one.settle(jobs.pop(0)),
+        "fail": lambda: jobs and one.settle(jobs.pop(0), BUSY),
+        "later": lambda: clock.advance(0.4),
+        "due": wait,
+        "hurry": one.hurry,
+        "flush": lambda: one.schedule.new_generation(clock()),
+    }
+    for step in steps:
+        actions[step]()
+        work()
+    for _ in range(4 * len(steps) + 4):
+        while jobs:
+            one.settle(jobs.pop())
+        work()
+        if not jobs:
+            wait()
+    assert one.schedule.pending == 0
+    assert balances(one.stats("a"))
 
 
 def test_a_failure_may_say_how_long_to_wait(bench: Callable[..., Bench], clock: Clock) -> None:
@@ -767,6 +833,22 @@ def test_batch_off_with_one_that_waits(bench: Callable[..., Bench], clock: Clock
     clock.advance(8.1)
     assert one.run() == ["1+2", "3", "4", "5"]
     assert one.schedule.pending == 0
+
+
+def test_batch_one_that_was_retried_counts_once_when_batches_are_turned_off(
+    bench: Callable[..., Bench], clock: Clock
+) -> None:
+    one = bench(lane("a", initial=0.1, batching=batches()))
+    one.log("a", "1", "2")
+    one.run(BUSY)
+    clock.advance(1.0)
+    assert one.run() == ["1+2"]
+    one.update(lane("a"))
+    one.log("a", "warm", "up")
+    one.run()
+    one.log("a", "x", key="x")
+    one.log("a", "y", key="y")
+    assert len(one.take_all()) == 2, "nothing is in a batch any more: other keys need not wait"
 
 
 def test_batch_on_with_one_that_waits(bench: Callable[..., Bench], clock: Clock) -> None:

@@ -142,6 +142,10 @@ ANSWERS: dict[str, tuple[bytes, int, bytes, bool]] = {
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n",
         *(200, b"ok", False),
     ),
+    "an end of a line that is one to some": (
+        b"HTTP/1.1 200 OK\r\nX: a\rContent-Length: 9\r\nContent-Length: 2\r\n\r\nok",
+        *(200, b"ok", False),
+    ),
     "a body where none may be": (
         b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok",
         *(204, b"", False),
@@ -260,6 +264,30 @@ class TestAnswers:
             read = Read(raw, most=3)
             assert read.body == b"abc"
             assert read.left != 0
+
+    def test_of_what_comes_after_it_nothing_is_read(self) -> None:
+        """It may be the next answer, and another's."""
+        for raw in (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+            # Of RFC 2616, and none at all: who says so keeps the connection open.
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Identity\r\nContent-Length: 2\r\n\r\nok",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        ):
+            wire = Wire(raw)
+            answer = Answer(wire, lambda reusable: None)
+            wire.pieces = [b"1\r\nx\r\n0\r\n\r\n"]
+            assert answer.read(9) == b"ok"
+            assert answer.read(9) == b""
+            assert len(wire.pieces) == 1
+
+    def test_a_connection_is_let_go_of_once(self) -> None:
+        """``requests.Response.close`` comes after; the connection may be in use again by then."""
+        said: list[bool] = []
+        answer = Answer(Wire(b"HTTP/1.1 204 OK\r\n\r\n"), said.append)
+        answer.release_conn()
+        answer.release_conn()
+        answer.close()
+        assert said == [True]
 
     def test_close_says_that_the_connection_is_of_no_more_use(self) -> None:
         said: list[bool] = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import io
+import pickle
 import re
 import socket
 import ssl
@@ -442,6 +444,96 @@ def test_the_proxy_is_one_that_requests_would_use(proxy: Tripwire) -> None:
         assert proxy.url in requests.utils.get_environ_proxies(url).values()
 
 
+@pytest.mark.parametrize(
+    ("body", "sent"),
+    [
+        (None, b""),
+        ("\xfc", b"\xc3\xbc"),
+        ({"a": "1"}, b"a=1"),
+        (io.BytesIO(b"a file"), b"a file"),
+        (iter([b"in ", b"parts"]), b"in parts"),
+    ],
+    ids=["none", "text", "form", "file", "parts"],
+)
+def test_a_session_may_give_a_body_of_any_kind(capture: Capture, body: Any, sent: bytes) -> None:
+    raw = session_post(capture, data=body).partition(b"\r\n\r\n")
+    names = [name.lower() for name, _ in headers_of(b"".join(raw))]
+    assert raw[2] == sent
+    assert names.count("content-length") == 1
+    assert "transfer-encoding" not in names
+
+
+def test_no_header_of_a_session_comes_twice(capture: Capture) -> None:
+    given = {"Host": "other.example", "accept-encoding": "gzip", "X-Bytes": b"1"}
+    sent = headers_of(session_post(capture, data=b"{}", headers=given))
+    assert len({name.lower() for name, _ in sent}) == len(sent)
+    headers = {name.lower(): value for name, value in sent}
+    assert headers["host"] == f"127.0.0.1:{capture.port}"
+    assert headers["accept-encoding"] == "identity", "nothing is decoded"
+    assert headers["x-bytes"] == "1"
+
+
+def session_post(capture: Capture, **request: Any) -> bytes:
+    """The bytes that a session's POST puts on the wire."""
+    url = f"http://127.0.0.1:{capture.port}/"
+    taken = capture.take()
+    with requests.Session() as session:
+        session.mount("http://", WebhookAdapter(endpoint(url, allow_private_urls=True)))
+        assert session.post(url, **request).status_code == 204
+    return taken.result()[0]
+
+
+def test_its_answer_is_one_of_requests(capture: Capture) -> None:
+    url = f"http://127.0.0.1:{capture.port}/"
+    taken = capture.take()
+    with requests.Session() as session:
+        session.mount("http://", WebhookAdapter(endpoint(url, allow_private_urls=True)))
+        response = session.post(url, data=b"{}")
+    assert taken.result()
+    assert (response.ok, response.text, [*response.iter_content(9)]) == (True, "", [])
+    assert response.headers["SET-COOKIE"] == "a=b"
+    assert response.cookies.get_dict() == {}, "no cookie is kept"
+    assert pickle.loads(pickle.dumps(response)).status_code == 204
+
+
+def test_closing_an_answer_leaves_the_connection_to_whoever_has_it_now(capture: Capture) -> None:
+    url = f"http://127.0.0.1:{capture.port}/"
+    adapter = WebhookAdapter(endpoint(url, allow_private_urls=True))
+    taken = capture.take(3)
+    with requests.Session() as session:
+        session.mount("http://", adapter)
+        for _ in range(3):
+            with session.post(url, data=b"{}"):
+                pass
+        pool: Any = adapter._pool.pool
+        idle = [one for one in pool._connections if one is not None]
+        assert len(idle) == 1
+        assert not idle[0].is_closed
+    assert len(taken.result()) == 3, "of one connection"
+
+
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0-x\r\n", b"HTTP/1.1 200\r\nContent-Length: 1, 2\r\n\r\n"]
+)
+def test_what_is_no_answer_is_an_error_of_requests(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+                connection.recv(65536)
+
+        serving = pool.submit(serve)
+        with requests.Session() as session:
+            session.mount("http://", WebhookAdapter(endpoint(url, allow_private_urls=True)))
+            with pytest.raises(requests.ConnectionError):
+                session.post(url, data=b"{}")
+        serving.result(10)
+
+
 @pytest.mark.parametrize("timeout", [5, None, (5, 5)])
 def test_it_serves_a_session_of_requests(
     proxy: Tripwire, capture: Capture, timeout: float | tuple[float, float] | None
@@ -584,6 +676,19 @@ def test_a_configured_user_agent_takes_the_place_of_ours(capture: Capture, trans
     sender.close()
     agents = [pair for pair in headers_of(taken.result()[0]) if pair[0].lower() == "user-agent"]
     assert agents == [("user-agent", "mine/1")]
+
+
+def test_a_configured_accept_encoding_takes_the_place_of_ours(
+    capture: Capture, transport: str
+) -> None:
+    url = f"http://127.0.0.1:{capture.port}/"
+    options = {"allow_private_urls": True, "transport": transport}
+    sender = Sender(endpoint(url, headers={"accept-encoding": "br"}, **options))
+    taken = capture.take()
+    assert sender(MESSAGE) == Reply(204)
+    sender.close()
+    sent = headers_of(taken.result()[0])
+    assert [value for name, value in sent if name.lower() == "accept-encoding"] == ["br"]
 
 
 def test_the_content_type_is_the_messages(send: Send) -> None:

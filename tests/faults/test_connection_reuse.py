@@ -6,9 +6,19 @@ import select
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from harness import HASTY, LIBCURL, MEBIBYTE, AdapterFor, Watched, attempt, reply
+from harness import (
+    HASTY,
+    LIBCURL,
+    MEBIBYTE,
+    AdapterFor,
+    Watched,
+    attempt,
+    only_requests,
+    reply,
+)
 from receiver import FaultReceiver
 
+from cubehook.exchange import Answer
 from cubehook.outcome import Failure, Reply
 
 
@@ -139,6 +149,34 @@ def test_a_request_is_not_sent_again_on_a_new_connection(
 ) -> None:
     attempt(adapter_for(faulty.url("reset", tls=tls)))
     assert len(faulty.requests) == 1
+
+
+@only_requests
+@pytest.mark.parametrize("reading", ["_head", "read"])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_connection_whose_answer_was_not_awaited_serves_no_more(
+    faulty: FaultReceiver,
+    adapter_for: AdapterFor,
+    watched: Watched,
+    monkeypatch: pytest.MonkeyPatch,
+    reading: str,
+    stop: type[BaseException],
+    tls: bool,
+) -> None:
+    """Ctrl-C, or a handler of SIGTERM that exits, in the thread that makes the last attempts."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise stop
+
+    adapter = adapter_for(faulty.url("body/9", tls=tls))
+    reply(adapter)
+    with monkeypatch.context() as patched:
+        patched.setattr(Answer, reading, interrupted)
+        with pytest.raises(stop):
+            adapter.post({}, b"{}")
+        assert watched.still_open == []
+    assert reply(adapter).body == b"x" * 9
+    assert [request.connection for request in faulty.requests] == [1, 1, 2]
 
 
 def test_closing_leaves_no_connection(
