@@ -18,6 +18,7 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Engine, Pool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from cubehook import forks
 from cubehook.errors import ConfigError
 from cubehook.outbox import _failures
 from cubehook.outbox._failures import OutboxUnavailableError
@@ -119,7 +120,8 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = _engine(_checked(url))
+        self._url = _checked(url)
+        self._engine = _engine(self._url)
         self.kind = self._engine.dialect.name
         self._driver_error: Any = self._engine.dialect.loaded_dbapi.Error
         # SQLite lets one write at a time, and who waits for it only looks again now and then:
@@ -153,9 +155,11 @@ class Database:
     def renew(self) -> None:
         """Start afresh in a forked child."""
         # It must not even close what its parent has opened (sqlite.org/howtocorrupt.html §2.6), so
-        # the pool is left as it is, and kept, whatever becomes of this database.
+        # the pool is left as it is, and kept, whatever becomes of this database. Nor is the engine
+        # of any use: a thread that was not forked may have been asking what the server can do, and
+        # an engine asks only once.
         _inherited.append(self._engine.pool)
-        self._engine.dispose(close=False)
+        self._engine = _engine(self._url)
         self.turn = threading.Lock()
 
     def _once(self, work: Callable[[Connection], _T], mode: Mode) -> _T:
@@ -259,6 +263,8 @@ def _engine(url: URL) -> Engine:
         pass
     if engine is None:
         raise ConfigError(f"outbox: {problem}")
+    if name in ("mysql", "mariadb"):
+        event.listen(engine, "do_connect", _connect_mysql)
     event.listen(engine, "connect", _SET_UP[name])
     event.listen(engine, "begin", _BEGIN[name])
     return engine
@@ -301,6 +307,14 @@ def _set_up_postgres(connection: Any, _record: object) -> None:
 def _begin_postgres(connection: Connection) -> None:
     if connection.get_execution_options().get("cubehook_mode") is Mode.RELAXED:
         connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+
+
+def _connect_mysql(dialect: Any, _record: object, args: Any, options: dict[str, Any]) -> Any:
+    # A TLS context is made for each connection, used or not, with all the authorities there are.
+    with forks.kept_out:
+        connection = dialect.loaded_dbapi.connect(*args, **{**options, "defer_connect": True})
+    connection.connect()
+    return connection
 
 
 def _set_up_mysql(connection: Any, _record: object) -> None:

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import event, exc
 from stored import OPS, add, engine_of, lease, message
 
-from cubehook import ConfigError
+from cubehook import ConfigError, forks
 from cubehook.outbox import Outbox, OutboxUnavailableError, _engine, _failures
 from cubehook.outbox._engine import Mode
 
@@ -303,3 +303,27 @@ class TestPostgres:
             for mode in (Mode.DURABLE, Mode.RELAXED, Mode.DURABLE)
         ]
         assert levels == ["on", "off", "on"]
+
+
+class TestMysql:
+    def test_a_fork_waits_while_tls_is_prepared_and_not_for_the_network(
+        self, kind: str, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """OpenSSL has locks that a child would find held for ever: PyMySQL makes a TLS context."""
+        if kind != "mysql":
+            pytest.skip("it is PyMySQL's way")
+        steps = []
+
+        def watch(step: str) -> None:
+            original = getattr(pymysql.connections.Connection, step)
+
+            def watched(*args: Any, **options: Any) -> Any:
+                steps.append((step, forks.kept_out._is_owned()))  # type: ignore[attr-defined]
+                return original(*args, **options)
+
+            monkeypatch.setattr(pymysql.connections.Connection, step, watched)
+
+        watch("__init__")
+        watch("connect")
+        outbox.prepare()
+        assert steps == [("__init__", True), ("connect", False)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, inspect, select, text, update
@@ -13,6 +15,7 @@ from cubehook import ConfigError
 from cubehook.outbox import Outbox, schema
 from cubehook.outbox._engine import Mode
 
+PATIENCE = 10.0
 NOW = 1 + len(schema.STEPS)
 """The version of the tables that this code makes."""
 
@@ -148,4 +151,35 @@ class TestFork:
             return in_child(lambda: outbox.wanted(["ops"]) == {})
 
         assert outbox._database.run(fork_inside, Mode.DURABLE)
+        assert outbox.add([(message("1"), (OPS,))]) == 1
+
+    def test_while_another_thread_makes_the_first_connection(
+        self, kind: str, outbox: Outbox
+    ) -> None:
+        """An engine asks what its server can do once, in a thread that the child does not have."""
+        if kind == "sqlite":
+            pytest.skip("a fork waits for it")
+        asking, may_ask = threading.Event(), threading.Event()
+        dialect: Any = engine_of(outbox).dialect
+        ask = dialect.initialize
+
+        def ask_late(connection: Connection) -> None:
+            asking.set()
+            may_ask.wait(PATIENCE)
+            ask(connection)
+
+        dialect.initialize = ask_late
+        other = threading.Thread(target=outbox.prepare)
+        other.start()
+        assert asking.wait(PATIENCE)
+
+        def child() -> bool:
+            outbox.prepare()
+            return engine_of(outbox).dialect.server_version_info is not None
+
+        try:
+            assert in_child(child)
+        finally:
+            may_ask.set()
+            other.join(PATIENCE)
         assert outbox.add([(message("1"), (OPS,))]) == 1
