@@ -54,7 +54,7 @@ class WebhookHandler(logging.Handler):
     max_concurrency: worker threads, started as needed. max_payload_bytes: longest body.
     timeout, connect_timeout, max_retries, backoff_initial, backoff_max: the endpoints' defaults;
     times in seconds. flush_timeout: the longest that ``flush`` and ``close`` wait, in seconds.
-    transport: ``requests``, or ``curl`` (libcurl; extra ``curl``), which works beside the interpreter.
+    transport: ``requests``, or ``curl`` (extra ``curl``): libcurl works beside the interpreter.
     outbox: the SQLAlchemy URL of a database that events are stored in before they are delivered;
     ``env:NAME`` or ``file:PATH``; None: memory. durable: ``sync``: a log call returns after the
     commit. deliver: False: only store, for `cubehook worker` to deliver.

@@ -222,6 +222,33 @@ class TestOnce:
         assert {key.value: n for key, n in outbox.counts()["hook"].items()}["waiting"] == 1
         outbox.close()
 
+    @pytest.mark.parametrize("stored", [True, False])
+    def test_the_outbox_is_away(
+        self,
+        stream: Stream,
+        config: Callable[..., str],
+        tmp_path: Path,
+        receiver: Receiver,
+        monkeypatch: pytest.MonkeyPatch,
+        stored: bool,
+    ) -> None:
+        """Nothing is acknowledged, also where the endpoints are stored in it."""
+        pytest.importorskip("sqlalchemy")
+        from cubehook.outbox import Outbox, OutboxUnavailableError
+
+        def away(*_: object) -> None:
+            raise OutboxUnavailableError("the database cannot be reached")
+
+        monkeypatch.setattr("cubehook.sources._feed.STORE_SECONDS", 0.05)
+        monkeypatch.setattr(Outbox, "_run", away)
+        added = stream.add("create")
+        endpoints: Any = "outbox" if stored else [receiver.endpoint()]
+        path = config(outbox=f"sqlite:///{tmp_path / 'outbox.db'}", endpoints=endpoints)
+        result = once(stream, path, "--consumer", "one")
+        assert result.exit_code == 3, result.output
+        assert ("endpoints could not be read" in result.output) == stored
+        assert stream.pending() == {"one": [added]}
+
     def test_another_one_is_at_work(
         self, start: Processes, stream: Stream, config: Callable[..., str]
     ) -> None:

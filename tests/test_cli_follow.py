@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,10 @@ import yaml
 from click.testing import CliRunner, Result
 from loopback import HANG, PATIENCE, Receiver
 
+from cubehook.cli import attached
 from cubehook.cli.commands import cli
+from cubehook.cli.given import configured
+from cubehook.sources import SourceEvent
 
 if TYPE_CHECKING:
     from cubehook.outbox import Outbox
@@ -237,6 +241,36 @@ class TestRefusals:
         assert PLANTED not in result.output
 
     @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"formatter": PLANTED}, "handler 'webhooks' cannot be made (KeyError)"),
+            ({"level": PLANTED}, "handler 'webhooks' cannot be made (ValueError)"),
+            ({"filters": ["odd"]}, "filter 'odd' cannot be made (ModuleNotFoundError)"),
+        ],
+    )
+    def test_what_logging_does_not_take(
+        self, arguments: Callable[..., list[str]], options: dict[str, Any], said: str
+    ) -> None:
+        given = arguments("--once", **options)
+        path = Path(given[3])
+        content = yaml.safe_load(path.read_text())
+        filters = {"odd": {"()": f"{PLANTED.replace('-', '_')}.Filter"}}
+        path.write_text(
+            yaml.safe_dump(content | {"filters": filters} if "filters" in options else content)
+        )
+        result = invoke(given)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr == f"cubehook: {said}\n"
+
+    def test_no_version(self, arguments: Callable[..., list[str]]) -> None:
+        given = arguments("--once")
+        path = Path(given[3])
+        path.write_text(path.read_text().replace("version: 1", ""))
+        result = invoke(given)
+        assert result.exit_code == 2
+        assert result.stderr == "cubehook: version: must be 1\n"
+
+    @pytest.mark.parametrize(
         "further",
         [
             ["--from", "middle"],
@@ -244,6 +278,7 @@ class TestRefusals:
             ["--poll", "-1"],
             ["another/pattern"],
             ["--state-dir", "x", "--checkpoint", "y"],
+            ["--checkpoint", "/"],
         ],
     )
     def test_options(self, arguments: Callable[..., list[str]], further: list[str]) -> None:
@@ -313,6 +348,138 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
     made.prepare()
     yield made
     made.close()
+
+
+@pytest.fixture
+def stored(
+    outbox: Outbox, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> dict[str, Any]:
+    """Options of a handler whose one endpoint is stored in the outbox."""
+    pytest.importorskip("cryptography")
+    from cryptography.fernet import Fernet
+
+    from cubehook.outbox.endpoints import KEY_VARIABLE, EndpointStore
+
+    monkeypatch.setenv(KEY_VARIABLE, Fernet.generate_key().decode())
+    EndpointStore(outbox).add(receiver.endpoint())
+    return {"endpoints": "outbox", "outbox": f"sqlite:///{tmp_path / 'outbox.db'}"}
+
+
+def away(*_: object) -> None:
+    from cubehook.outbox import OutboxUnavailableError
+
+    raise OutboxUnavailableError("the database cannot be reached")
+
+
+class TestOutboxAway:
+    @pytest.mark.parametrize("durable", ["async", "sync"])
+    def test_once(
+        self,
+        folder: Path,
+        arguments: Callable[..., list[str]],
+        outbox: Outbox,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        durable: str,
+    ) -> None:
+        """With ``sync`` each event by itself would wait for the database."""
+        given = arguments(
+            "--once",
+            "--from",
+            "start",
+            outbox=f"sqlite:///{tmp_path / 'outbox.db'}",
+            deliver=False,
+            durable=durable,
+        )
+        write(folder, *range(100))
+        monkeypatch.setattr("cubehook.sources._feed.STORE_SECONDS", 0.05)
+        with monkeypatch.context() as patched:
+            patched.setattr("cubehook.outbox.Outbox.add", away)
+            result = invoke(given)
+        assert result.exit_code == 3, result.output
+        assert "cubehook: outbox: no event could be stored\n" in result.stderr
+        assert invoke(given).exit_code == 0
+        assert sum(outbox.counts()["hook"].values()) == 100
+
+    def test_once_where_the_endpoints_are_stored(
+        self,
+        folder: Path,
+        arguments: Callable[..., list[str]],
+        stored: dict[str, Any],
+        outbox: Outbox,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Who knows no endpoint turns every event away."""
+        given = arguments("--once", "--from", "start", **stored)
+        write(folder, 1, 2)
+        with monkeypatch.context() as patched:
+            patched.setattr("cubehook.outbox.Outbox._run", away)
+            result = invoke(given)
+        assert result.exit_code == 3, result.output
+        assert "cubehook: outbox: the endpoints could not be read\n" in result.stderr
+        assert invoke(given).exit_code == 0
+        assert sum(outbox.counts()["hook"].values()) == 2
+
+    def test_events_wait_for_the_endpoints(
+        self,
+        arguments: Callable[..., list[str]],
+        stored: dict[str, Any],
+        outbox: Outbox,
+        receiver: Receiver,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        path = arguments(**stored)[3]
+        monkeypatch.setattr("cubehook.follower.LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(attached, "LOOK_SECONDS", 0.01)
+        run, asked = type(outbox)._run, []
+
+        def back_after_a_while(self: Outbox, *rest: Any) -> object:
+            asked.append(1)
+            return run(self, *rest) if len(asked) > 10 else away()
+
+        monkeypatch.setattr(type(outbox), "_run", back_after_a_while)
+        with attached.handlers(path) as handlers:
+            stopping = threading.Event()
+            feed = attached.feed(handlers, configured(path), stopping, once=False)
+            assert feed.deliver([SourceEvent("one", "sandbox.created", 1.0, {"n": 1})])
+            receiver.wait_for(1)
+        assert numbers(receiver) == [1]
+
+    def test_a_signal_while_they_are_waited_for(
+        self,
+        arguments: Callable[..., list[str]],
+        stored: dict[str, Any],
+        outbox: Outbox,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        path = arguments(**stored)[3]
+        monkeypatch.setattr(type(outbox), "_run", away)
+        with attached.handlers(path) as handlers:
+            stopping = threading.Event()
+            stopping.set()
+            feed = attached.feed(handlers, configured(path), stopping, once=False)
+            assert not feed.deliver([SourceEvent("one", "sandbox.created", 1.0, {"n": 1})])
+
+
+def test_an_ini_file(
+    folder: Path, arguments: Callable[..., list[str]], receiver: Receiver, tmp_path: Path
+) -> None:
+    """Level and formatter are the handler's own, as in YAML."""
+    path = tmp_path / "logging.ini"
+    path.write_text(
+        '[formatters]\nkeys=short\n[formatter_short]\nformat={"short": "%(event)s"}\n'
+        "[handlers]\nkeys=webhooks,other\n"
+        "[handler_webhooks]\nclass=cubehook.WebhookHandler\nlevel=WARNING\nformatter=short\n"
+        f"args=({[receiver.endpoint()]!r},)\n"
+        f"[handler_other]\nclass=FileHandler\nargs=('{tmp_path}/other',)\n"
+    )
+    write(folder, 1)
+    with open(folder / "cube-api-2026-01-01.log", "a") as file:
+        file.write(json.dumps({"event": "a.b", "level": "error"}) + "\n")
+    result = invoke([*arguments("--once", "--from", "start"), "--config", str(path)])
+    assert result.exit_code == 0, result.output
+    assert [one.body for one in receiver.received()] == [b'{"short": "a.b"}']
+    assert not (tmp_path / "other").exists()
 
 
 LINES = 300

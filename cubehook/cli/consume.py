@@ -13,7 +13,6 @@ from cubehook.cli import attached, given, logs, problems, signals
 from cubehook.cli.types import age
 from cubehook.errors import ConfigError, CubehookError
 from cubehook.secret import Secret
-from cubehook.sources import Feed
 from cubehook.sources._lifecycle import RESERVED_GROUP, STREAM
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def consume(
       0  stopped by a signal; with --once: what was there is acknowledged
       1  with --once: another consumer is at work, or a signal came first
       2  the options or the configuration cannot be used, or Redis refuses them
-      3  with --once: Redis cannot be reached
+      3  with --once: Redis cannot be reached, or an outbox cannot be used
     """
     if min_idle < LEAST_IDLE:
         raise click.BadParameter("must be at least 1s", param_hint="--min-idle")
@@ -119,12 +118,14 @@ def _run(url: str, config: str, place: Place, once: bool) -> int:
     """The exit status."""
     from cubehook.sources.redis_stream import RedisStream
 
-    configured = given.configured(config).values()
-    if not any(one.stored or any(each.enabled for each in one.endpoints) for one in configured):
+    loaded = given.configured(config)
+    of_each = loaded.values()
+    if not any(one.stored or any(each.enabled for each in one.endpoints) for one in of_each):
         problems.fail("there is no endpoint to deliver to", problems.USAGE)
     stopping = threading.Event()
-    with logs.to_stderr(), attached.handlers(config) as handlers:
-        source = RedisStream(url, place, Feed(handlers, stopping), stopping)
+    with logs.to_stderr(), attached.of_a_source(config, loaded) as handlers:
+        feed = attached.feed(handlers, loaded, stopping, once=once)
+        source = RedisStream(url, place, feed, stopping)
         try:
             with signals.first_and_second(stopping.set):
                 return _work(source, once)

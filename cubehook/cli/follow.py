@@ -13,7 +13,6 @@ import click
 
 from cubehook.cli import attached, given, logs, problems, signals
 from cubehook.sources._checkpoint import Checkpoint
-from cubehook.sources._feed import Feed
 from cubehook.sources.follow import POLL_SECONDS, LogFollower
 
 
@@ -37,7 +36,12 @@ class Options:
     metavar="FILE",
     help="A configuration of logging: .yaml, .json, .ini.",
 )
-@click.option("--checkpoint", metavar="FILE", help="Where it is kept how far was read.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Where it is kept how far was read.",
+)
 @click.option(
     "--state-dir",
     metavar="FOLDER",
@@ -82,7 +86,7 @@ def follow(
       0  stopped by a signal; with --once: all that was there is delivered, given up or stored
       1  with --once: a file could not be read, or a signal came first
       2  the options, the configuration or the checkpoint cannot be used
-      3  the outbox cannot be used, where the endpoints are stored there
+      3  with --once: an outbox cannot be used
     """
     if checkpoint is not None and state_dir is not None:
         raise click.UsageError("give either --checkpoint or --state-dir")
@@ -104,19 +108,20 @@ def _default_checkpoint(pattern: str, state_dir: str | None) -> Path:
 
 def _run(options: Options) -> int:
     """The exit status."""
-    loaded = given.configured(options.config).values()
-    if not any(one.stored or any(each.enabled for each in one.endpoints) for one in loaded):
+    loaded = given.configured(options.config)
+    of_each = loaded.values()
+    if not any(one.stored or any(each.enabled for each in one.endpoints) for one in of_each):
         problems.fail("there is no endpoint to deliver to", problems.USAGE)
     stopping = threading.Event()
     with (
         logs.to_stderr(),
         signals.first_and_second(stopping.set),
         Checkpoint(options.checkpoint) as checkpoint,
-        attached.handlers(options.config) as handlers,
+        attached.of_a_source(options.config, loaded) as handlers,
     ):
         follower = LogFollower(
             options.pattern,
-            Feed(handlers, stopping, attached.LOGGER),
+            attached.feed(handlers, loaded, stopping, once=options.once),
             checkpoint,
             stopping,
             at_end=options.at_end,

@@ -16,7 +16,6 @@ NAMELESS = "without a legal event name"
 
 _BODYS_OWN = frozenset({"timestamp", "level", "event", "event_id", "id"})
 _BOM = b"\xef\xbb\xbf"
-_ID = re.compile(r"[A-Za-z0-9_:~-]{1,128}")
 _LEVELS = {
     "trace": logging.DEBUG,
     "debug": logging.DEBUG,
@@ -32,6 +31,7 @@ _LEVELS = {
 _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(\.\d+)?(?:([Zz])|([+-])(\d\d):?(\d\d))?", re.ASCII
 )
+_YEAR_10000 = 253_402_300_800  # in Unix seconds; RFC 3339 has four digits for the year
 _UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 """A number from here on is no longer one of seconds, but of so many parts of one."""
 
@@ -41,7 +41,8 @@ class Entry:
     """What a line says.
 
     name: a legal one. time: Unix seconds; None where the line has none. own_id: the line's own
-    `event_id` or `id`. fields: the payload, not yet redacted.
+    `event_id`; its `id` may be that of a sandbox, which many lines have. fields: the payload, not
+    yet redacted.
     """
 
     name: str
@@ -80,16 +81,17 @@ def json_object(text: bytes) -> dict[str, object] | None:
 
 def moment(value: object) -> float | None:
     """Unix seconds of RFC 3339 (UTC where it names no zone), or of a number of seconds, or of
-    milli-, micro- or nanoseconds, which are that much larger."""
+    milli-, micro- or nanoseconds, which are that much larger. None for what no event can have, such
+    as year 1, which is how some programs write that they know no time."""
+    seconds = None
     try:
         if isinstance(value, str):
-            return _rfc3339(value)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            divisor = next((one for least, one in _UNITS if value >= least), 1.0)
-            return value / divisor
+            seconds = _rfc3339(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            seconds = value / next((one for least, one in _UNITS if value >= least), 1.0)
     except (ValueError, OverflowError):
         pass
-    return None
+    return seconds if seconds is not None and 0 <= seconds < _YEAR_10000 else None
 
 
 def _rfc3339(text: str) -> float | None:
@@ -114,5 +116,4 @@ def _own_id(found: Mapping[str, object]) -> str | None:
     given = found.get("event_id")
     if isinstance(given, str | int) and not isinstance(given, bool) and given != "":
         return str(given)  # one that cannot stand in a header gives a UUID made of its text
-    plain = found.get("id")
-    return plain if isinstance(plain, str) and _ID.fullmatch(plain) else None
+    return None

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cubehook.errors import ConfigError, CubehookError
 from cubehook.handler import WebhookHandler
 
 LOOK_SECONDS = 0.5
 """How long one wait for deliveries takes, before it is asked whether the source is to stop."""
+
+STORE_SECONDS = 10.0
+"""So long an outbox may store nothing, where it is not waited for without end."""
+
+
+class OutboxAwayError(CubehookError):
+    """An outbox stores nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +52,9 @@ class SourceEvent:
 class Feed:
     """Gives events to handlers, no more at once than they have room for.
 
-    logger: the name that the records carry. stopping: set by whoever ends the source.
+    logger: the name that the records carry. stopping: set by whoever ends the source. ready:
+    called before the first events, until it returns True: whether they may be given; False: it is
+    to stop. storing: those of the handlers whose outbox is not waited for without end.
     """
 
     def __init__(
@@ -51,10 +62,16 @@ class Feed:
         handlers: Sequence[WebhookHandler],
         stopping: threading.Event,
         logger: str = "cube.source",
+        *,
+        ready: Callable[[], bool] = lambda: True,
+        storing: Sequence[WebhookHandler] = (),
     ) -> None:
         self._handlers = tuple(handlers)
         self._stopping = stopping
         self._logger = logger
+        self._ready = ready
+        self._is_ready = False
+        self._storing = tuple(storing)
         self.room = min((one.queue_capacity for one in self._handlers), default=1)
 
     def deliver(self, events: Sequence[SourceEvent]) -> bool:
@@ -62,7 +79,11 @@ class Feed:
         or, where a handler has an outbox, stored.
 
         False if the source is to stop before: then some of them may be delivered, and some not.
+        Raises `OutboxAwayError`, and `ConfigError` where a filter of a handler fails.
         """
+        self._is_ready = self._is_ready or self._ready()
+        if not self._is_ready:
+            return False
         return all(self._deliver(part) for part in self._parts(events))
 
     def _parts(self, events: Sequence[SourceEvent]) -> Iterator[Sequence[SourceEvent]]:
@@ -70,18 +91,32 @@ class Feed:
             yield events[start : start + self.room]
 
     def _deliver(self, events: Sequence[SourceEvent]) -> bool:
-        if self._stopping.is_set():
-            return False
         for event in events:
+            if self._stopping.is_set():
+                return False
             for handler in self._handlers:
-                record = event.to_record(self._logger)
-                if record.levelno >= handler.level:
-                    handler.handle(record)
+                _handle(handler, event.to_record(self._logger))
         return all(self._ended(handler) for handler in self._handlers)
 
     def _ended(self, handler: WebhookHandler) -> bool:
+        stored, since = -1, time.monotonic()
         while not handler.flush(LOOK_SECONDS):
+            if handler in self._storing:
+                former, stored = stored, handler.stats().stored
+                since = since if stored == former else time.monotonic()
+                if time.monotonic() - since >= STORE_SECONDS:
+                    raise OutboxAwayError("no event could be stored")
             # It may have said so at once, since all that is left waits for a later retry.
             if self._stopping.wait(LOOK_SECONDS / 2):
                 return False
         return True
+
+
+def _handle(handler: WebhookHandler, record: logging.LogRecord) -> None:
+    if record.levelno < handler.level:
+        return
+    try:
+        handler.handle(record)
+    except Exception as error:  # what it says may be payload
+        why = type(error).__name__
+        raise ConfigError(f"handler {handler.name!r}: a filter fails ({why})") from None

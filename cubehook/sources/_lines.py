@@ -25,7 +25,11 @@ class Line(NamedTuple):
 
 
 class Lines:
-    """Cuts what is read, from ``start`` on. Of a line that is too long, nothing is kept."""
+    """Cuts what is read, from ``start`` on. Of a line that is too long, nothing is kept.
+
+    Zeros are no part of the line that follows them: a writer that does not append leaves a hole of
+    any size where its file was cut to nothing.
+    """
 
     def __init__(self, start: int, longest: int = MAX_LINE_BYTES) -> None:
         self.start = start
@@ -56,6 +60,10 @@ class Lines:
         self._ended(self.position)
 
     def _keep(self, piece: bytes) -> None:
+        if not self._length and piece.startswith(b"\0"):
+            text = piece.lstrip(b"\0")
+            self.start += len(piece) - len(text)
+            piece = text
         self._length += len(piece)
         if self._length > self._longest:
             self._parts.clear()

@@ -55,8 +55,8 @@ class Series:
 
     def look(self) -> None:
         """See which files there are now."""
-        now, found = self._clock(), self._found()
         self.unreadable = False
+        now, found = self._clock(), self._found()
         self._copies.clear()
         for tail in self.tails:
             tail.look(now, *found.get(tail.place.identity, ()))
@@ -74,11 +74,11 @@ class Series:
         """Whether there is a later file."""
         return self.tails[-1] is not tail
 
-    def rest(self) -> None:
-        """Until the next look: close what need not be open."""
-        for tail in self.tails[:-HELD]:
-            if tail.gone_since is None:
-                tail.close()
+    def rest(self, tail: Tail) -> None:
+        """Close a file until the next look, if it need not be open: there may be more files than a
+        process can have open."""
+        if tail.gone_since is None and tail not in self.tails[-HELD:]:
+            tail.close()
 
     def close(self) -> None:
         """Close all files."""
@@ -94,14 +94,37 @@ class Series:
     def _found(self) -> dict[Identity, tuple[str, os.stat_result]]:
         """The files that the pattern leads to now."""
         found: dict[Identity, tuple[str, os.stat_result]] = {}
+        self._ask()
         for path in sorted(glob.glob(self._pattern, recursive=True)):
             try:
                 state = os.stat(path)
-            except OSError:  # it has just been renamed
+            except FileNotFoundError:  # it has just been renamed
+                continue
+            except OSError as error:
+                self._cannot_read(path, error)
                 continue
             if stat.S_ISREG(state.st_mode) and path not in self._ignored:
                 found.setdefault((state.st_dev, state.st_ino), (path, state))
         return found
+
+    def _ask(self) -> None:
+        """Tell what `glob` keeps to itself: that it must not look where it is to."""
+        place = self._pattern
+        while any(sign in place for sign in "*?["):
+            place = os.path.dirname(place)
+        try:
+            if place == self._pattern:
+                os.stat(place)
+            else:
+                os.scandir(place).close()
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # it may come
+        except OSError as error:
+            self._cannot_read(place, error)
+
+    def _cannot_read(self, path: str, error: OSError) -> None:
+        self.unreadable = True
+        self._warn("%r cannot be read (%s)", _name(path), error.strerror)
 
     def _unknown(self, found: Iterable[Identity], met: Collection[Identity]) -> list[Identity]:
         """Those that are none of the files. One that has gone on in a copy leaves one behind."""
@@ -145,8 +168,7 @@ class Series:
             pass  # it has just been renamed
         except OSError as error:
             if matched:
-                self.unreadable = True
-                self._warn("%r cannot be read (%s)", _name(path), error.strerror)
+                self._cannot_read(path, error)
 
     def _begin(self, path: str, state: os.stat_result, head: Head) -> None:
         former = [t.place.generation for t in self.tails if t.place.inode == state.st_ino]

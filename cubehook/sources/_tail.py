@@ -10,7 +10,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from cubehook.sources._cubeapi import json_object, moment
@@ -62,6 +62,10 @@ class Span:
         if start < 0 or not 0 < length <= HEAD_BYTES:
             raise ValueError
         return cls(start, length, str(given["digest"]))
+
+    def to_mapping(self) -> dict[str, object]:
+        """The same."""
+        return {"start": self.start, "length": self.length, "digest": self.digest}
 
     def is_in(self, fd: int) -> bool:
         """Whether an open file has that text there."""
@@ -137,8 +141,19 @@ class Place:
         return place
 
     def to_mapping(self) -> dict[str, object]:
-        """In what JSON can say."""
-        return asdict(self)
+        """In what JSON can say. By hand: `dataclasses.asdict` costs 20 times as much, and a year
+        of logs has hundreds of these, all of them written after each part that was delivered."""
+        return {
+            "path": self.path,
+            "device": self.device,
+            "inode": self.inode,
+            "generation": self.generation,
+            "since": self.since,
+            "key": self.key,
+            "head": self.head.to_mapping(),
+            "offset": self.offset,
+            "last": None if self.last is None else self.last.to_mapping(),
+        }
 
     @property
     def identity(self) -> Identity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 """The pause after the checkpoint could not be written."""
+
+MOST_RETRIES = 10
+"""So often that is tried again where nothing is waited for without end."""
 
 TOO_LONG = "too long"
 
@@ -61,6 +65,7 @@ class LogFollower:
         self._saved: Sequence[Place] | None = places
         self._clock = clock
         self._left = False  # something that the last look was for
+        self._most_retries = math.inf
         if places is None:
             self._first_look(at_end)
 
@@ -73,7 +78,11 @@ class LogFollower:
         self._end()
 
     def drain(self) -> bool:
-        """Deliver what is there. Returns whether all of it was."""
+        """Deliver what is there. Returns whether all of it was.
+
+        Raises `ConfigError` if the checkpoint cannot be written, and what the feed raises.
+        """
+        self._most_retries = MOST_RETRIES
         while self.look():
             pass
         self._end()
@@ -97,13 +106,15 @@ class LogFollower:
                 self._warn("a file cannot be read (%s)", error.strerror)
             if again or self._left:
                 break
-        self._series.rest()
+            self._series.rest(tail)
         self._left |= unread or not self._save()
         return again and not self._left
 
     def _first_look(self, at_end: bool) -> None:
         try:
             self._series.look()
+            if at_end and self._series.unreadable:  # all of it would be new, once it can be read
+                raise ConfigError("there is no start from here: not all can be read")
             for tail in self._series.tails if at_end else ():
                 tail.skip_to_end()
             self._write()
@@ -164,10 +175,16 @@ class LogFollower:
     def _save(self) -> bool:
         """Move the checkpoint, if anything has. It is waited for: what is delivered meanwhile would
         be delivered again after a restart. Returns False if it is to stop before."""
+        failures = 0
         while self._saved != self._series.places:
             try:
                 self._write()
             except OSError as error:
+                failures += 1
+                if failures > self._most_retries:
+                    raise ConfigError(
+                        f"the checkpoint cannot be written ({error.strerror})"
+                    ) from None
                 self._warn("the checkpoint cannot be written (%s)", error.strerror)
                 if self._stopping.wait(RETRY_SECONDS):
                     return False

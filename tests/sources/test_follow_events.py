@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -107,6 +108,12 @@ class TestIds:
         assert ids[:20] == ids[20:]
         assert len(set(ids)) == 20
 
+    def test_the_id_of_a_sandbox_is_none(self, log: Log, following: Following) -> None:
+        """An outbox would take all but the first one for repetitions."""
+        log.path.write_bytes(line(0, id="sandbox-123") + line(1, id="sandbox-123"))
+        assert following.once()
+        assert len({one.id for one in following.feed.events} - {"sandbox-123"}) == 2
+
     def test_equal_lines_have_different_ones(self, log: Log, following: Following) -> None:
         entry = b'{"timestamp":"2026-07-01T08:00:00Z","event":"a.b"}\n'
         log.path.write_bytes(entry * 3)
@@ -158,6 +165,16 @@ class TestCheckpoint:
         assert following.feed.numbers == list(range(20))
         assert delivered == [5, 5, 5, 5]
         assert "cannot be written (No space left on device)" in caplog.text
+
+    def test_once_it_is_not_waited_for_without_end(
+        self, log: Log, following: Following, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("cubehook.sources.follow.RETRY_SECONDS", 0.001)
+        log.write(3)
+        with following.start() as follower:
+            monkeypatch.setattr(Checkpoint, "save", _full)
+            with pytest.raises(ConfigError, match=r"cannot be written \(No space left on device\)"):
+                follower.drain()
 
     def test_it_is_not_waited_for_when_it_is_to_stop(
         self, log: Log, following: Following, monkeypatch: pytest.MonkeyPatch
@@ -226,6 +243,50 @@ class TestCheckpoint:
         assert following.once()
         assert following.feed.numbers == list(range(7))
         assert "cannot be read (Permission denied)" in caplog.text
+
+    @pytest.mark.parametrize("pattern", ["app.log", "app.log*"])
+    def test_a_folder_that_must_not_be_looked_into(
+        self,
+        log: Log,
+        following: Following,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        pattern: str,
+    ) -> None:
+        log.write(3)
+        following.pattern = log.folder / pattern
+        with monkeypatch.context() as patched:
+            for name in ("scandir", "stat", "lstat"):
+                patched.setattr(os, name, _closed(getattr(os, name), log.folder))
+            assert not following.once()
+        assert "cannot be read (Permission denied)" in caplog.text
+        assert following.once()
+        assert following.feed.numbers == [0, 1, 2]
+
+    def test_no_start_at_the_end_of_what_cannot_be_read(
+        self, log: Log, following: Following, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Once it can be, all that it holds would be new."""
+        log.write(3)
+        with monkeypatch.context() as patched:
+            patched.setattr(_tail.Head, "read", _denied)
+            with pytest.raises(ConfigError, match="no start from here"):
+                following.once(at_end=True)
+        assert following.once(at_end=True)
+        log.write(1)
+        assert following.once(at_end=True)
+        assert following.feed.numbers == [3]
+
+
+def _closed(called: Callable[[Any], object], folder: Path) -> Callable[[Any], object]:
+    """As it answers for a folder without permission."""
+
+    def call(path: Any, *rest: Any, **options: Any) -> object:
+        if str(path).startswith(str(folder)):
+            _denied()
+        return called(path, *rest, **options)
+
+    return call
 
 
 def _full(*_: object) -> None:

@@ -8,12 +8,14 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from following import Following, Log, line, looks
 from loopback import Clock
 
 from cubehook.sources import _series
+from cubehook.sources._lines import MAX_LINE_BYTES
 
 
 @pytest.fixture
@@ -107,6 +109,28 @@ class TestNewFiles:
             log.write(1, paths[0])
             looks(follower)
         assert following.feed.numbers == list(range(11))
+
+    def test_nor_while_they_are_read(
+        self, log: Log, following: Following, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process may have a thousand open, and the checkpoint needs one."""
+        monkeypatch.setattr("os.fsync", lambda _: None)
+        monkeypatch.setattr(_series, "HELD", 3)
+        for number in range(20):
+            log.write(1, log.folder / f"app.log.{number}")
+        opened: list[int] = []
+        deliver = following.feed.deliver
+        with following.start() as follower:
+
+            def counted(events: Any) -> bool:
+                opened.append(sum(tail.opened for tail in follower._series.tails))
+                return deliver(events)
+
+            monkeypatch.setattr(following.feed, "deliver", counted)
+            looks(follower)
+            assert sum(tail.opened for tail in follower._series.tails) == 3
+        assert following.feed.numbers == list(range(20))
+        assert max(opened) <= 4
 
 
 class TestRenaming:
@@ -232,6 +256,21 @@ class TestCopying:
             log.write(50)
             looks(follower)
         assert following.feed.numbers == list(range(55))
+
+    def test_by_a_writer_that_goes_on_where_it_was(self, log: Log, following: Following) -> None:
+        """Not to append leaves a hole, which reads as zeros, and may be longer than a line."""
+        many, pad = 1100, "x" * (MAX_LINE_BYTES // 1024)
+        with log.path.open("wb", buffering=0) as file, following.start() as follower:
+            file.writelines(line(number, pad=pad) for number in range(many))
+            looks(follower)
+            file.write(line(many))
+            log.copytruncate("app.log.1")
+            file.write(line(many + 1) + line(many + 2))
+            looks(follower)
+        log.written = many + 3
+        log.write(1)
+        assert following.once()
+        assert following.feed.numbers == list(range(many + 4))
 
     def test_several_times_while_nobody_follows(self, log: Log, following: Following) -> None:
         log.write(2)

@@ -1,4 +1,4 @@
-"""A user's file, as strict as type checkers are: it is checked against what is installed, not run."""
+"""A user's file: type checkers check it, strictly, against what is installed."""
 
 from __future__ import annotations
 
