@@ -317,8 +317,8 @@ class TestSeveral:
         first.feed.hold()
         added = stream.add("create")
         first.start().feed.wait_for_offer(1)
-        first.source._turn._group.touch = lambda ids: None  # as if the process stood still
-        first.source._turn._heard_at = 0.0
+        standing = first.source._turn._group  # as if the process stood still
+        standing.touch = standing.take_turn = _stand_still
         second = consumer("second", min_idle=1.0).start()
         assert safe_ids(second.feed.wait_for(1)) == ids(stream, added)
         first.feed.release()
@@ -327,6 +327,10 @@ class TestSeveral:
         second.feed.wait_for(2)
         assert safe(second) == ids(stream, added, later)
         assert safe(first) == ids(stream, added)  # with the id that the receiver knows
+
+
+def _stand_still(*_: object) -> bool:
+    raise UnreachableError("the process stands still")
 
 
 class TestOnce:
