@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("sqlalchemy")
 
 import cubehook.threads
+from cubehook import WebhookFormatter
 from cubehook import depot as depot_
 from cubehook.courier import Courier
 from cubehook.depot import NOT_STORED, UNSTORABLE, Depot
@@ -47,12 +48,15 @@ def endpoint(name: str, **keys: Any) -> Endpoint:
     )
 
 
+FORMATS = {"cube": WebhookFormatter()}
+
+
 class Store:
     """A depot that only stores, and what fails there before it works again."""
 
     def __init__(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.courier = Courier(
-            max_concurrency=2, queue_capacity=9, max_payload_bytes=99, formats={}
+            max_concurrency=2, queue_capacity=9, max_payload_bytes=99, formats=FORMATS
         )
         self.depot = Depot(url, self.courier, deliver=False)
         self.errors: list[BaseException] = []
@@ -232,7 +236,7 @@ def test_a_depot_that_only_stores_has_no_thread(
 
 def test_the_url_is_nowhere_to_be_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("psycopg")
-    courier = Courier(max_concurrency=2, queue_capacity=9, max_payload_bytes=99, formats={})
+    courier = Courier(max_concurrency=2, queue_capacity=9, max_payload_bytes=99, formats=FORMATS)
     url = "postgresql://user:p4ssw0rd@127.0.0.1:1/planted?connect_timeout=1"
     depot = Depot(url, courier, deliver=True)
     depot.configure([endpoint("ops")])
