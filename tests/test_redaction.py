@@ -947,7 +947,7 @@ def is_linear(start: str, unit: str, end: str) -> bool:
     slow run would make look as costly as the long one, runs more often before anything is decided.
     """
     short, long = (start + unit * (size // len(unit)) + end for size in (1 << 19, 1 << 20))
-    shorts, longs = [cost(short) for _ in range(3)], [cost(long)]
+    shorts, longs = [cost(short) for _ in range(2)], [cost(long)]
     for _ in range(12):
         if min(longs) <= 2.5 * max(min(shorts), 0.001):
             return True

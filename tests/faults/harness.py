@@ -44,7 +44,7 @@ LIBCURL: dict[str, set[str]] = {
     # It does not show the beginning of a line. Heard or not: it asks again on another connection.
     "close-mid-answer/status": {"connection closed"},
     # Once it cannot send, it does not read what may have come before the connection was closed.
-    "refuse-early, TLS": {"connection reset"},
+    "refuse-early, of a large body": {"connection reset"},
     # An interim answer to a request for a tunnel is a refusal to it, and one that is too long the
     # end of the connection.
     "tunnel, 103": {"refused by the proxy"},
