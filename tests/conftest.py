@@ -17,6 +17,16 @@ from cubehook import WebhookHandler
 __all__ = ["Clock", "Received", "Receiver"]
 
 
+@pytest.fixture(autouse=True)
+def loggers_stay_enabled() -> Iterator[None]:
+    """``dictConfig`` disables the loggers that are there, unless it is told not to: what another
+    test listens to is not to hang on that."""
+    yield
+    for one in logging.root.manager.loggerDict.values():
+        if isinstance(one, logging.Logger):
+            one.disabled = False
+
+
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     """A receiver that answers 204 and wants every request to be signed."""

@@ -176,7 +176,8 @@ def test_a_connection_whose_answer_was_not_awaited_serves_no_more(
             adapter.post({}, b"{}")
         assert watched.still_open == []
     assert reply(adapter).body == b"x" * 9
-    assert [request.connection for request in faulty.requests] == [1, 1, 2]
+    # Nobody has waited for the second: it may be told of last.
+    assert sorted(request.connection for request in faulty.requests) == [1, 1, 2]
 
 
 def test_closing_leaves_no_connection(
