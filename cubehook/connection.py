@@ -20,7 +20,6 @@ from typing import Any
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ProtocolError, SSLError
-from urllib3.util import parse_url
 
 from cubehook.addresses import AddressPolicy
 from cubehook.errors import CubehookError
@@ -173,15 +172,23 @@ class IdleConnections:
 class _GuardedPool:
     """Mixin of urllib3 pools: hands the guard and each attempt's deadline to the connections.
 
-    fixed: lines of the head that are the same in each request.
+    fixed: lines of the head that are the same in each request. forwards_to: the header ``Host``
+    where a proxy is given the whole URL (RFC 9110 §7.2); None: the pool's own.
     """
 
     QueueCls: Any = IdleConnections
 
-    def __init__(self, *args: Any, guard: AddressPolicy, fixed: str = "", **kw: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        guard: AddressPolicy,
+        fixed: str = "",
+        forwards_to: str | None = None,
+        **kw: Any,
+    ) -> None:
         super().__init__(*args, **kw)
         self._guard = guard
-        self._fixed = fixed
+        self._fixed = f"Host: {forwards_to or self._own_host()}\n{fixed}"
 
     def _new_conn(self) -> Any:
         connection = super()._new_conn()  # type: ignore[misc]
@@ -204,7 +211,7 @@ class _GuardedPool:
         ``timeout`` has the ``deadline`` and says what is left for connecting; errors come as they
         are.
         """
-        start = f"{method} {url} HTTP/1.1\nHost: {self._host_of(url)}\n{self._fixed}"
+        start = f"{method} {url} HTTP/1.1\n{self._fixed}"
         request = written(start, self._all_headers(headers), body)
         conn = self._get_conn()
         try:
@@ -227,10 +234,7 @@ class _GuardedPool:
             raise
         return conn
 
-    def _host_of(self: Any, url: str) -> str:
-        """The header ``Host`` (RFC 9110 §7.2): of the URL, where a proxy is given all of it."""
-        if self.proxy is not None and self.scheme == "http":
-            return str(parse_url(url).netloc)
+    def _own_host(self: Any) -> str:
         host = f"[{self.host.partition('%')[0]}]" if ":" in self.host else self.host
         standard = self.port in (None, self.ConnectionCls.default_port)
         return host if standard else f"{host}:{self.port}"

@@ -150,7 +150,7 @@ class Endpoint:
 
     def subscribes(self, event: str) -> bool:
         """Whether events of this name are sent here."""
-        return self.enabled and any(_matches(pattern, event) for pattern in self.events)
+        return self.enabled and any(matches(pattern, event) for pattern in self.events)
 
 
 def place(given: Mapping[Any, object], index: int | None = None) -> str:
@@ -170,7 +170,8 @@ def inspect(given: Mapping[Any, object], where: str, problems: list[str]) -> dic
     return values
 
 
-def _matches(pattern: str, event: str) -> bool:
+def matches(pattern: str, event: str) -> bool:
+    """Whether events of this name are among those of the pattern."""
     if pattern.endswith("*"):
         return event.startswith(pattern[:-1])
     return event == pattern

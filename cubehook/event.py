@@ -51,8 +51,8 @@ _STANDARD_COUNT = len(_STANDARD)
 _LAST_STANDARD = _STANDARD[-1]
 _RECORDS_OWN = frozenset({*_STANDARD, "message", "asctime", "taskName"})
 # The body's own names are never overwritten, and the id has its place already.
-_BODYS_OWN = frozenset({"id", "timestamp", "level", "event", "event_id"})
-_OWN = _BODYS_OWN | _RECORDS_OWN
+BODYS_OWN = frozenset({"id", "timestamp", "level", "event", "event_id"})
+_OWN = BODYS_OWN | _RECORDS_OWN
 _LEVELS = {
     "error": logging.ERROR,
     "warn": logging.WARNING,
@@ -64,7 +64,7 @@ _random: deque[str] = deque()  # 32 hexadecimal digits each
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_random.clear)  # the parent uses them, too
 _SCALARS = frozenset({str, int, float, bool, type(None), bytes})
-_YEAR_10000 = 253_402_300_800  # in Unix seconds; RFC 3339 has four digits for the year
+YEAR_10000 = 253_402_300_800  # in Unix seconds; RFC 3339 has four digits for the year
 _MAX_DEPTH = 66  # one more than is ever written (64 levels and the fields themselves)
 
 
@@ -101,7 +101,7 @@ class Event:
         """The event's time as RFC 3339 text in UTC with microseconds."""
         second = int(self.time)
         microseconds = round((self.time - second) * 1_000_000)
-        if microseconds == 1_000_000 and second + 1 < _YEAR_10000:
+        if microseconds == 1_000_000 and second + 1 < YEAR_10000:
             second, microseconds = second + 1, 0
         microseconds = min(microseconds, 999_999)
         return f"{_to_the_second(second)}.{microseconds:06d}Z"
@@ -134,7 +134,7 @@ class Event:
 
     @classmethod
     def _build(cls, name: str, source: Attributes, attributes: Attributes) -> Event:
-        left_out = _OWN if source is attributes else _BODYS_OWN
+        left_out = _OWN if source is attributes else BODYS_OWN
         return cls(
             id=_event_id(source.get("event_id")),
             name=name,
@@ -335,7 +335,7 @@ def _event_time(created: object) -> float:
     except Exception:  # a number that no float holds, or that does strange things
         moment = -1.0
     # The time is not usable (NaN is not) where a record was made by hand.
-    return moment if 0 <= moment < _YEAR_10000 else time.time()
+    return moment if 0 <= moment < YEAR_10000 else time.time()
 
 
 def _level(levelno: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Mapping
 
 WARNING_INTERVAL = 30.0
 """What may go on and on is warned of at most once in so many seconds."""
@@ -14,6 +15,11 @@ def notice(logger: logging.Logger, level: int, text: str, *args: object) -> None
     """Log; an exception of an application's handler must not end a thread of ours."""
     with contextlib.suppress(Exception):
         logger.log(level, text, *args, stacklevel=2)
+
+
+def words(counts: Mapping[str, int]) -> str:
+    """Counts as they are told: ``2 queue_full, 1 too_large``."""
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
 
 
 class SeldomWarning:

@@ -12,7 +12,6 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -31,7 +30,7 @@ from cubehook.intake import (
     Subscriptions,
 )
 from cubehook.message import Message
-from cubehook.notices import WARNING_INTERVAL, notice
+from cubehook.notices import WARNING_INTERVAL, notice, words
 from cubehook.schedule import Formatted
 from cubehook.stats import Stats
 
@@ -216,7 +215,7 @@ class Pipeline:
         self._warned_at, self._warned_of = time.monotonic(), dropped
         if recent:
             notice(
-                logger, logging.WARNING, "dropped since the last such warning: %s", _words(recent)
+                logger, logging.WARNING, "dropped since the last such warning: %s", words(recent)
             )
 
     # In the threads of who flushes, closes and asks.
@@ -360,7 +359,3 @@ class Pipeline:
     def _end(self) -> None:
         lifecycle.remove(self)
         self._courier.close()
-
-
-def _words(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))

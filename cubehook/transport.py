@@ -276,7 +276,9 @@ def _pool(endpoint: Endpoint) -> GuardedHTTPConnectionPool | GuardedHTTPSConnect
         # the host on to http.client, which before Python 3.11 takes no brackets beside a port.
         host = str(proxy.host).strip("[]")
         options["_proxy"] = proxy = proxy._replace(auth=None, host=host, port=proxy.port or 80)
-        target = target if endpoint.secure else proxy
+        if not endpoint.secure:
+            options["forwards_to"] = str(target.netloc)
+            target = proxy
     if not endpoint.secure:
         return GuardedHTTPConnectionPool(str(target.host), target.port, **options)
     return GuardedHTTPSConnectionPool(
@@ -321,9 +323,9 @@ def _bounded(raw: urllib3.BaseHTTPResponse) -> tuple[bytes, bool]:
 def reason(error: BaseException) -> str:
     """A fixed phrase for ``error``: texts of errors name hosts, URLs and more."""
     for cause in causes(error):
-        for kind, reason in _REASONS:
+        for kind, phrase in _REASONS:
             if isinstance(cause, kind):
-                return reason
+                return phrase
     return "transport error"
 
 

@@ -53,6 +53,18 @@ def handlers(
             handler.close()
 
 
+def for_a_source(path: str) -> dict[str, Config]:
+    """What each of the handlers says, by name.
+
+    Raises `ConfigError`, also where they have no endpoint to deliver to.
+    """
+    configured = given.configured(path)
+    of_each = configured.values()
+    if not any(one.stored or any(each.enabled for each in one.endpoints) for one in of_each):
+        raise ConfigError("there is no endpoint to deliver to")
+    return configured
+
+
 def of_a_source(
     path: str, configured: Mapping[str, Config]
 ) -> AbstractContextManager[list[WebhookHandler]]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from cubehook import config, formats
 from cubehook.cli import given
 from cubehook.config import ENDPOINTS_VARIABLE
-from cubehook.endpoint import DEFAULT_SCHEME, Endpoint
+from cubehook.endpoint import DEFAULT_SCHEME, Endpoint, matches
 from cubehook.errors import ConfigError
 from cubehook.event import KNOWN_EVENTS
 from cubehook.formats._chat import ChatFormatter
@@ -114,7 +114,7 @@ def of_endpoint(endpoint: Endpoint) -> Iterator[str]:
     if not endpoint.secure:
         yield "plain http: whoever is on the way reads and changes what is sent"
     patterns = endpoint.events
-    if not any(_matches(pattern, event) for pattern in patterns for event in KNOWN_EVENTS):
+    if not any(matches(pattern, event) for pattern in patterns for event in KNOWN_EVENTS):
         yield "subscribes to none of the known events"
 
 
@@ -122,10 +122,6 @@ def _needs_none(name: str) -> bool:
     """Whether the format is for a chat that looks at no signature: there the URL is the secret."""
     found = formats.find(name)
     return issubclass(found, ChatFormatter) and found.scheme == DEFAULT_SCHEME
-
-
-def _matches(pattern: str, event: str) -> bool:
-    return event.startswith(pattern[:-1]) if pattern.endswith("*") else event == pattern
 
 
 def _lowest(name: str, loggers: list[Logger]) -> int | None:

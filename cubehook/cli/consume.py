@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cubehook.cli import attached, given, logs, problems, signals
+from cubehook.cli import attached, logs, problems, signals
 from cubehook.cli.types import age
 from cubehook.errors import ConfigError, CubehookError
 from cubehook.secret import Secret
@@ -118,10 +118,7 @@ def _run(url: str, config: str, place: Place, once: bool) -> int:
     """The exit status."""
     from cubehook.sources.redis_stream import RedisStream
 
-    loaded = given.configured(config)
-    of_each = loaded.values()
-    if not any(one.stored or any(each.enabled for each in one.endpoints) for one in of_each):
-        problems.fail("there is no endpoint to deliver to", problems.USAGE)
+    loaded = attached.for_a_source(config)
     stopping = threading.Event()
     with logs.to_stderr(), attached.of_a_source(config, loaded) as handlers:
         feed = attached.feed(handlers, loaded, stopping, once=once)

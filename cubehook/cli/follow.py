@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from cubehook.cli import attached, given, logs, problems, signals
+from cubehook.cli import attached, logs, problems, signals
 from cubehook.sources._checkpoint import Checkpoint
 from cubehook.sources.follow import POLL_SECONDS, LogFollower
 
@@ -108,10 +108,7 @@ def _default_checkpoint(pattern: str, state_dir: str | None) -> Path:
 
 def _run(options: Options) -> int:
     """The exit status."""
-    loaded = given.configured(options.config)
-    of_each = loaded.values()
-    if not any(one.stored or any(each.enabled for each in one.endpoints) for one in of_each):
-        problems.fail("there is no endpoint to deliver to", problems.USAGE)
+    loaded = attached.for_a_source(options.config)
     stopping = threading.Event()
     with (
         logs.to_stderr(),

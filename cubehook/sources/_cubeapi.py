@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
-from cubehook.event import is_event_name
+from cubehook.event import BODYS_OWN, YEAR_10000, is_event_name
 
 NO_OBJECT = "no JSON object"
 NAMELESS = "without a legal event name"
 
-_BODYS_OWN = frozenset({"timestamp", "level", "event", "event_id", "id"})
 _BOM = b"\xef\xbb\xbf"
 _LEVELS = {
     "trace": logging.DEBUG,
@@ -31,7 +30,6 @@ _LEVELS = {
 _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(\.\d+)?(?:([Zz])|([+-])(\d\d):?(\d\d))?", re.ASCII
 )
-_YEAR_10000 = 253_402_300_800  # in Unix seconds; RFC 3339 has four digits for the year
 _UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
 """A number from here on is no longer one of seconds, but of so many parts of one."""
 
@@ -65,7 +63,7 @@ def parse(text: bytes) -> Entry | str:
         time=moment(found.get("timestamp")),
         level=_level(found.get("level")),
         own_id=_own_id(found),
-        fields={key: value for key, value in found.items() if key not in _BODYS_OWN},
+        fields={key: value for key, value in found.items() if key not in BODYS_OWN},
     )
 
 
@@ -91,7 +89,7 @@ def moment(value: object) -> float | None:
             seconds = value / next((one for least, one in _UNITS if value >= least), 1.0)
     except (ValueError, OverflowError):
         pass
-    return seconds if seconds is not None and 0 <= seconds < _YEAR_10000 else None
+    return seconds if seconds is not None and 0 <= seconds < YEAR_10000 else None
 
 
 def _rfc3339(text: str) -> float | None:

@@ -11,9 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from cubehook.errors import ConfigError, CubehookError
 from cubehook.handler import WebhookHandler
+
+_T = TypeVar("_T")
 
 LOOK_SECONDS = 0.5
 """How long one wait for deliveries takes, before it is asked whether the source is to stop."""
@@ -84,11 +87,7 @@ class Feed:
         self._is_ready = self._is_ready or self._ready()
         if not self._is_ready:
             return False
-        return all(self._deliver(part) for part in self._parts(events))
-
-    def _parts(self, events: Sequence[SourceEvent]) -> Iterator[Sequence[SourceEvent]]:
-        for start in range(0, len(events), self.room):
-            yield events[start : start + self.room]
+        return all(self._deliver(part) for part in parts(events, self.room))
 
     def _deliver(self, events: Sequence[SourceEvent]) -> bool:
         for event in events:
@@ -110,6 +109,12 @@ class Feed:
             if self._stopping.wait(LOOK_SECONDS / 2):
                 return False
         return True
+
+
+def parts(items: Sequence[_T], most: int) -> Iterator[Sequence[_T]]:
+    """The items, so many at once at most."""
+    for start in range(0, len(items), most):
+        yield items[start : start + most]
 
 
 def _handle(handler: WebhookHandler, record: logging.LogRecord) -> None:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cubehook.event import YEAR_10000
 from cubehook.sources._feed import SourceEvent
 
 STREAM = "cube:v1:shared:sandbox:lifecycle:events"
@@ -18,7 +19,6 @@ RESERVED_GROUP = "cube-proxy-sidecar"
 """The group of CubeSandbox's lifecycle manager: what others read in it, that one misses."""
 
 _NAMESPACE = uuid.UUID("0f0c3c1c-63f5-5d5b-9d5e-6a1f3a9f2b7e")
-_YEAR_10000_MS = 253_402_300_800_000  # the text of a time has four digits for the year
 _STATES = {"paused": "sandbox.paused", "running": "sandbox.resumed"}
 _SOURCES = ("api", "auto_pause", "auto_resume")
 _REASONS = ("request", "timeout", "orphaned")
@@ -122,6 +122,6 @@ def _time(written: str | None, entry_id: str) -> float:
             milliseconds = int(text)
         except ValueError:
             continue
-        if 0 < milliseconds < _YEAR_10000_MS:
+        if 0 < milliseconds < YEAR_10000 * 1000:
             return milliseconds / 1000
     return 0.0

@@ -8,13 +8,13 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from cubehook.errors import ConfigError
-from cubehook.notices import SeldomWarning, notice
+from cubehook.notices import SeldomWarning, notice, words
 from cubehook.sources._checkpoint import Checkpoint
 from cubehook.sources._cubeapi import parse
-from cubehook.sources._feed import Feed, SourceEvent
+from cubehook.sources._feed import Feed, SourceEvent, parts
 from cubehook.sources._lines import Line
 from cubehook.sources._series import Series
 from cubehook.sources._tail import Place, ReplacedError, Tail
@@ -149,7 +149,7 @@ class LogFollower:
 
     def _deliver(self, tail: Tail, lines: Sequence[Line]) -> bool:
         skipped = self._skipped.total()
-        for part in _parts(lines, self._feed.room):
+        for part in parts(lines, self._feed.room):
             events = [event for line in part if (event := self._event(tail, line))]
             if events and not self._feed.deliver(events):
                 return False
@@ -158,7 +158,7 @@ class LogFollower:
             if not self._save():
                 return False
         if self._skipped.total() > skipped:
-            self._warn("lines were skipped, in all: %s", _words(self._skipped))
+            self._warn("lines were skipped, in all: %s", words(self._skipped))
         return True
 
     def _event(self, tail: Tail, line: Line) -> SourceEvent | None:
@@ -197,7 +197,7 @@ class LogFollower:
 
     def _end(self) -> None:
         self._series.close()
-        skipped = f"; skipped: {_words(self._skipped)}" if self._skipped else ""
+        skipped = f"; skipped: {words(self._skipped)}" if self._skipped else ""
         notice(logger, logging.INFO, "stopped: %d events%s", self._delivered, skipped)
 
 
@@ -209,12 +209,3 @@ def _places(checkpoint: Checkpoint) -> list[Place] | None:
         return [Place.from_mapping(one) for one in content["files"]]
     except (LookupError, TypeError, ValueError):
         raise ConfigError("the checkpoint is damaged: a file's place is none") from None
-
-
-def _parts(lines: Sequence[Line], most: int) -> Iterator[Sequence[Line]]:
-    for start in range(0, len(lines), most):
-        yield lines[start : start + most]
-
-
-def _words(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
